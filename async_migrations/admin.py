@@ -1,0 +1,308 @@
+"""The Django admin: what every migration is doing, and three verbs. Rows are never edited by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from django.contrib import admin, messages
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.text import slugify
+
+from . import states
+from .asking import ask, tell
+from .conf import conf
+from .errors import TransitionRefused
+from .lifecycle import Origin
+from .models import AsyncMigrationEvent, AsyncMigrationStatus
+from .states import Status
+from .wording import as_json, blockers, duration
+
+#: Events on the detail page; the rest is a link away.
+EVENTS_SHOWN = 100
+
+_ERROR_TERMS = {
+    "message": "What happened",
+    "detail": "Detail",
+    "hint": "What to do",
+    "statement": "Statement number",
+    "code": "Code",
+    "sqlstate": "SQLSTATE",
+}
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Shows rows of the control database; no page of it writes."""
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).using(conf.control_database)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(AsyncMigrationStatus)
+class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
+    """The migrations, with the actions run, cancel and roll back."""
+
+    actions = ("run_selected", "cancel_selected", "rollback_selected")
+    list_display = (
+        "name",
+        "database",
+        "badge",
+        "progress",
+        "attempts",
+        "requested_by",
+        "started_at",
+        "finished_at",
+    )
+    list_filter = ("status", "database", "kind", "created_at")
+    list_per_page = 50
+    search_fields = ("name",)
+    search_help_text = "Any part of the name"
+    date_hierarchy = "created_at"
+    fieldsets: ClassVar = (
+        (None, {"fields": ("name", "database", "badge", "progress", "direction", "blocked_by")}),
+        ("SQL", {"fields": ("forwards", "backwards")}),
+        ("Who and when", {"fields": ("requested_by", "requested_at", "run_at", "started_at", "finished_at")}),
+        ("Attempt", {"fields": ("attempts", "worker", "heartbeat_at", "stop_requested")}),
+        (
+            "Under the hood",
+            {
+                "classes": ("collapse",),
+                "fields": (
+                    "id",
+                    "kind",
+                    "has_run",
+                    "created_at",
+                    "updated_at",
+                    "dispatched_at",
+                    "job_id",
+                    "sql_digest",
+                    "all_options",
+                    "all_meta",
+                ),
+            },
+        ),
+    )
+
+    class Media:
+        css: ClassVar = {"all": ("async_migrations/admin.css",)}
+
+    # --- who may do what -------------------------------------------------------------------------------------------
+
+    def has_run_permission(self, request: HttpRequest) -> bool:
+        return _may(request, "run")
+
+    def has_cancel_permission(self, request: HttpRequest) -> bool:
+        return _may(request, "cancel")
+
+    def has_rollback_permission(self, request: HttpRequest) -> bool:
+        return _may(request, "rollback")
+
+    # --- what is shown ---------------------------------------------------------------------------------------------
+
+    @admin.display(description="status", ordering="status")
+    def badge(self, row: AsyncMigrationStatus) -> str:
+        note = "asked to stop" if row.stop_requested else ""
+        return format_html('<span class="am-badge am-{}">{}</span>{}', slugify(row.status), row.status, _note(note))
+
+    @admin.display(description="progress", ordering="progress_percent")
+    def progress(self, row: AsyncMigrationStatus) -> str:
+        if row.percent is None:
+            return format_html("{}", row.phase or "-")
+        left = f"about {duration(row.eta_seconds)} left" if row.eta_seconds and not row.terminal else ""
+        return format_html(
+            '<span class="am-number"><progress class="am-progress" max="100" value="{}"></progress>{} %</span>{}',
+            f"{row.percent:.1f}",
+            f"{row.percent:.1f}",
+            _note(", ".join(filter(None, (row.phase, left)))),
+        )
+
+    @admin.display(description="attempt", ordering="attempt")
+    def attempts(self, row: AsyncMigrationStatus) -> str:
+        return f"{row.attempt} of {row.max_attempts}" if row.attempt else "-"
+
+    @admin.display(description="blocked by")
+    def blocked_by(self, row: AsyncMigrationStatus) -> str:
+        return "; ".join(blockers(row)) or "-"
+
+    @admin.display(description="forwards")
+    def forwards(self, row: AsyncMigrationStatus) -> str:
+        return _sql(row.sql_forwards)
+
+    @admin.display(description="backwards")
+    def backwards(self, row: AsyncMigrationStatus) -> str:
+        return _sql(row.sql_backwards)
+
+    @admin.display(description="job id")
+    def job_id(self, row: AsyncMigrationStatus) -> str:
+        return str(row.meta.get("job_id") or "-")
+
+    @admin.display(description="meta")
+    def all_meta(self, row: AsyncMigrationStatus) -> str:
+        return _json(row.meta)
+
+    @admin.display(description="options")
+    def all_options(self, row: AsyncMigrationStatus) -> str:
+        return _json(row.options)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+        return [name for _, options in self.fieldsets for name in options["fields"]]
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        row = self.get_object(request, object_id)
+        if row is not None:
+            extra_context = {**(extra_context or {}), **self._detail(request, row)}
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lead to the events: the admin's own log never sees a worker."""
+        return HttpResponseRedirect(_events_url(object_id))
+
+    def _detail(self, request: HttpRequest, row: AsyncMigrationStatus) -> dict[str, Any]:
+        count = row.events.using(conf.control_database).count()
+        events = list(row.events.using(conf.control_database)[:EVENTS_SHOWN])
+        may_list = request.user.has_perm("async_migrations.view_asyncmigrationevent")
+        return {
+            "title": "Async migration",
+            "verbs": list(self._verbs(request, row)),
+            "error": list(_error_in_words(row.meta.get("error") or {})),
+            "events": [{**vars(event), "detail_text": as_json(event.detail)} for event in events],
+            "events_count": count,
+            "events_left_off": count - len(events),
+            "events_url": _events_url(row.pk) if may_list else "",
+        }
+
+    def _verbs(self, request: HttpRequest, row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:
+        labels = {"run": "Run", "cancel": "Cancel", "rollback": "Roll back…"}
+        for verb in states.verbs_from(row.status):
+            if _may(request, verb) and not (verb == "cancel" and row.stop_requested):
+                yield {"action": f"{verb}_selected", "label": labels[verb], "dangerous": verb == "rollback"}
+
+    # --- what people do --------------------------------------------------------------------------------------------
+
+    @admin.action(permissions=["run"], description="Run the selected migrations")
+    def run_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
+        return self._ask_each(request, queryset, "run")
+
+    @admin.action(permissions=["cancel"], description="Cancel the selected migrations")
+    def cancel_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
+        return self._ask_each(request, queryset, "cancel")
+
+    @admin.action(permissions=["rollback"], description="Roll back the selected migrations…")
+    def rollback_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
+        if request.POST.get("confirmed"):
+            return self._ask_each(request, queryset, "rollback")
+        rows = list(queryset)
+        possible = [row for row in rows if row.status in states.ROLLBACK.sources]
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Roll back?",
+            "opts": self.opts,
+            "media": self.media,
+            "possible": possible,
+            "refused": [_why_not(row) for row in rows if row not in possible],
+            "action_checkbox_name": ACTION_CHECKBOX_NAME,
+            "detail": request.POST.get("_detail", ""),
+            "back_url": self._origin_page(request) or request.get_full_path(),
+        }
+        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        return TemplateResponse(request, "async_migrations/confirm_rollback.html", context)
+
+    def _ask_each(self, request: HttpRequest, rows: Iterable[AsyncMigrationStatus], verb: str) -> HttpResponse | None:
+        """Ask for each one by itself, so that a refusal keeps nothing else from happening."""
+        origin = Origin(by=request.user.get_username(), request_id=getattr(request, "request_id", ""))
+        for row in rows:
+            try:
+                answer = ask(verb, row.pk, origin)
+            except TransitionRefused as exc:
+                messages.error(request, str(exc))
+            except AsyncMigrationStatus.DoesNotExist:
+                messages.error(request, f"{row.name} on {row.database} is not there any more.")
+            else:
+                messages.add_message(request, messages.SUCCESS if answer.changed else messages.INFO, tell(answer))
+        page = self._origin_page(request)
+        return HttpResponseRedirect(page) if page else None
+
+    def _origin_page(self, request: HttpRequest) -> str:
+        """Return the detail page if that is where the button was pressed, else nothing."""
+        pk = request.POST.get("_detail", "")
+        return reverse("admin:async_migrations_asyncmigrationstatus_change", args=[pk]) if pk.isdecimal() else ""
+
+
+@admin.register(AsyncMigrationEvent)
+class AsyncMigrationEventAdmin(ReadOnlyAdmin):
+    """The history of all migrations, newest first."""
+
+    list_display = ("created_at", "migration_name", "kind", "from_status", "to_status", "attempt", "by")
+    list_filter = ("kind", "to_status", "created_at")
+    list_select_related = ("migration",)
+    list_per_page = 100
+    search_fields = ("migration__name", "by", "request_id")
+    search_help_text = "Name of the migration, who did it, or id of the request"
+    ordering = ("-id",)
+    fields = ("created_at", "migration", "kind", "from_status", "to_status", "attempt", "by", "request_id", "text")
+    readonly_fields = fields
+
+    class Media:
+        css: ClassVar = {"all": ("async_migrations/admin.css",)}
+
+    @admin.display(description="migration", ordering="migration__name")
+    def migration_name(self, event: AsyncMigrationEvent) -> str:
+        return f"{event.migration.name} on {event.migration.database}"
+
+    @admin.display(description="detail")
+    def text(self, event: AsyncMigrationEvent) -> str:
+        return _json(event.detail)
+
+
+def _may(request: HttpRequest, verb: str) -> bool:
+    return request.user.has_perm(f"async_migrations.{verb}_asyncmigrationstatus")
+
+
+def _events_url(pk: object) -> str:
+    return f"{reverse('admin:async_migrations_asyncmigrationevent_changelist')}?migration__id__exact={pk}&o=1"
+
+
+def _error_in_words(error: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, term in _ERROR_TERMS.items():
+        if error.get(key) not in (None, ""):
+            yield term, str(error[key])
+
+
+def _why_not(row: AsyncMigrationStatus) -> str:
+    allowed = ", ".join(states.verbs_from(row.status)) or "waiting until it ends"
+    reason = "rolled back already" if row.status == Status.ROLLED_BACK else row.status
+    return f"{row.name} on {row.database} is {reason}; what is possible now: {allowed}."
+
+
+def _note(text: str) -> str:
+    return format_html('<span class="am-note">{}</span>', text) if text else ""
+
+
+def _sql(text: str) -> str:
+    return format_html('<pre class="am-sql">{}</pre>', text.strip())
+
+
+def _json(value: Any) -> str:
+    return format_html('<pre class="am-json">{}</pre>', as_json(value)) if value else "-"

@@ -1,0 +1,101 @@
+"""Settings of the app: typed, one prefix, read when used.
+
+Each attribute of `conf` is the Django setting `ASYNC_MIGRATIONS_<NAME>`; durations are in seconds. Numbers may be given
+as text, so that a settings module can hand over environment variables as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+PREFIX = "ASYNC_MIGRATIONS_"
+T = TypeVar("T")
+
+
+def _seconds(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def _count(value: Any) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+class Setting(Generic[T]):
+    """One setting: its default, how it is read, and what it is for."""
+
+    def __init__(self, default: T, read: Callable[[Any], T], purpose: str) -> None:
+        self.default, self.read, self.purpose = default, read, purpose
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = PREFIX + name.upper()
+
+    def __get__(self, instance: object, owner: type) -> T:
+        value = getattr(settings, self.name, self.default)
+        try:
+            return self.read(value)
+        except (TypeError, ValueError) as exc:
+            raise ImproperlyConfigured(
+                f"{self.name} is {value!r}, which is not usable here: {self.purpose} The default is {self.default!r}."
+            ) from exc
+
+
+class Conf:
+    """The settings, see the module's docstring. Reading one with a nonsensical value raises ImproperlyConfigured."""
+
+    control_database = Setting("default", _text, "alias of the database that holds the rows and events.")
+    queue = Setting("async_migrations", _text, "name of the Dramatiq queue.")
+    lease_seconds = Setting(30.0, _seconds, "seconds without a heartbeat after which a worker counts as gone.")
+    heartbeat_seconds = Setting(1.0, _seconds, "seconds between two heartbeats of an attempt.")
+    reconcile_seconds = Setting(2.0, _seconds, "seconds between two rounds of the reconciler.")
+    resend_seconds = Setting(30.0, _seconds, "seconds that a message may stay unclaimed before it is sent again.")
+    max_attempts = Setting(5, _count, "attempts before a retryable error becomes final.")
+    backoff_seconds = Setting(2.0, _seconds, "back-off after the first failed attempt; doubles with each further one.")
+    backoff_max_seconds = Setting(300.0, _seconds, "upper bound of the back-off.")
+    lock_timeout_seconds = Setting(2.0, _seconds, "lock_timeout of statements that block readers or writers.")
+    lock_retry_seconds = Setting(600.0, _seconds, "how long such a statement tries again for its lock.")
+    max_running_per_database = Setting(1, _count, "migrations carried out at once on one database.")
+    shutdown_grace_seconds = Setting(25.0, _seconds, "seconds that a running statement is given when a worker stops.")
+
+    @staticmethod
+    def settings() -> Iterator[Setting[Any]]:
+        """Yield every setting, for checks and for documentation."""
+        yield from (value for value in vars(Conf).values() if isinstance(value, Setting))
+
+    @property
+    def allow_scheduled_migrations(self) -> bool:
+        """Whether `migrate` only records: the Django setting ALLOW_SCHEDULED_MIGRATIONS, else the environment variable.
+
+        The variable is read here as well, so that a host project need not pass it on in its settings module.
+        """
+        value = getattr(settings, "ALLOW_SCHEDULED_MIGRATIONS", os.environ.get("ALLOW_SCHEDULED_MIGRATIONS", False))
+        return parse_switch("ALLOW_SCHEDULED_MIGRATIONS", value)
+
+
+def parse_switch(name: str, value: object) -> bool:
+    """Read a switch: True, true, 1, yes or False, false, 0, no; raise ImproperlyConfigured for anything else."""
+    text = str(value).strip().lower()
+    if text in {"true", "1", "yes"}:
+        return True
+    if text in {"false", "0", "no"}:
+        return False
+    raise ImproperlyConfigured(f"{name} is {value!r}: say true, 1 or yes, or false, 0 or no.")
+
+
+conf = Conf()

@@ -1,0 +1,89 @@
+"""The errors of the product.
+
+    AsyncMigrationError
+    ├── InvalidDefinition     a migration file asks for what cannot be carried out (also a ValueError)
+    ├── TablesMissing         the tables of this app are not in the database yet
+    ├── TransitionRefused     the table of transitions has no such move from where the migration is
+    ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
+    └── ExecutionError        a statement failed or its effect is not there; carries what the row will say
+
+Each has a stable, machine-readable `code`, which the API and `meta.error` repeat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+class AsyncMigrationError(Exception):
+    """Root of all errors that this app raises on purpose."""
+
+    code: str
+
+
+class InvalidDefinition(AsyncMigrationError, ValueError):
+    """A migration file asks for what cannot be carried out."""
+
+    code = "invalid_definition"
+
+
+class TablesMissing(AsyncMigrationError):
+    """The tables of this app are not in the database yet."""
+
+    code = "tables_missing"
+
+
+class TransitionRefused(AsyncMigrationError):
+    """The table of transitions has no such move from where the migration is.
+
+    `status` is where the migration is, `allowed` the verbs that it would accept now.
+    """
+
+    code = "invalid_transition"
+
+    def __init__(self, message: str, *, status: str, allowed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.status = status
+        self.allowed = allowed
+
+
+class LeaseLost(AsyncMigrationError):
+    """Somebody else owns the migration now; this attempt must write nothing more."""
+
+    code = "lease_lost"
+
+
+@dataclass(eq=False)
+class ExecutionError(AsyncMigrationError):
+    """A statement failed, or its effect is not there.
+
+    code: stable name of the kind of failure, see `docs/errors.md`.
+    message: what happened; PostgreSQL's own words where it spoke.
+    sqlstate: the five characters of PostgreSQL, None where it did not speak.
+    detail, hint: PostgreSQL's, or ours; the hint says what to do next.
+    statement: number of the statement, from 1; None before the first.
+    retryable: another attempt may succeed without anybody changing anything.
+    """
+
+    code: str
+    message: str
+    sqlstate: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    statement: int | None = None
+    retryable: bool = False
+
+    def __str__(self) -> str:
+        return self.message
+
+    def as_meta(self) -> dict[str, Any]:
+        """Return the shape of `meta.error`."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "sqlstate": self.sqlstate,
+            "detail": self.detail,
+            "hint": self.hint,
+            "statement": self.statement,
+        }

@@ -1,0 +1,214 @@
+"""Dedicated connections to a target database, and PostgreSQL's errors in the product's words.
+
+The only place that imports the driver. A session is autocommit; it belongs to one attempt, or to the heartbeat beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+import psycopg2
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.connection import ConnectionDoesNotExist
+from psycopg2.extras import RealDictCursor
+
+from ..errors import ExecutionError
+
+# psycopg 3's own parameters, which Django adds when that driver is installed beside this one.
+_FOREIGN_PARAMETERS = ("context", "cursor_factory", "prepare_threshold", "pool", "server_side_binding", "assume_role")
+
+# What would end a statement that is meant to take its time, whatever the role, the database or Django's OPTIONS say.
+_SETTINGS = (
+    "statement_timeout",
+    "lock_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "transaction_timeout",
+)
+
+# SQLSTATE or its class -> (code, hint, worth another attempt). The longest match counts.
+_MEANINGS: dict[str, tuple[str, str | None, bool]] = {
+    "08": ("connection_lost", None, True),
+    "0A": ("not_supported", "PostgreSQL does not support this here; change the SQL.", False),
+    "22": ("data_error", "Correct the rows or the SQL, then run the migration again.", False),
+    "23": ("constraint_violation", "Correct the rows that break the constraint, then run the migration again.", False),
+    "23505": ("duplicate_key", "Remove the duplicate rows, then run the migration again.", False),
+    "25": ("transaction_state", None, False),
+    "28": ("not_authorised", "Check user and password of the target in DATABASES.", False),
+    "3D": ("unknown_database", "The database does not exist; check DATABASES.", False),
+    "40": ("transaction_rolled_back", None, True),
+    "40001": ("serialization_failure", None, True),
+    "40P01": ("deadlock", None, True),
+    "42": ("invalid_statement", "Correct the SQL in the migration file and migrate again, then run.", False),
+    "42501": ("not_allowed", "Give the role of the target the missing privilege, then run the migration again.", False),
+    "42601": ("syntax_error", "Correct the SQL in the migration file, apply it again, then run.", False),
+    "42P01": ("undefined_table", "Is the migration that creates the table applied to this database?", False),
+    "42P07": ("already_exists", "Drop it or rename it if it is not what was asked for, then run again.", False),
+    "53": ("insufficient_resources", "Give the server what it lacks (memory, connections).", True),
+    "53100": ("disk_full", "Make room on the server's disk, then run the migration again.", False),
+    "55P03": ("lock_timeout", "Something holds a lock on the table; see the events for who.", True),
+    "57014": ("statement_cancelled", "Somebody cancelled it, or statement_timeout did. Run it again to go on.", False),
+    "57P": ("connection_lost", None, True),
+    "58": ("system_error", "Look into the server's log.", True),
+}
+
+
+class Backend(NamedTuple):
+    """One server process, told from all others: a pid alone may have been given to somebody else."""
+
+    pid: int
+    application_name: str
+    backend_start: datetime
+
+
+@cache
+def queries() -> dict[str, str]:
+    """Return the SQL of `sql/queries.sql` by name."""
+    text = files(__package__).joinpath("sql/queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- (\w+) --\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (sql.strip() for sql in parts[1::2]), strict=True))
+
+
+class Session:
+    """One autocommit connection to the target `alias`, without any timeout of its own.
+
+    Raises ExecutionError: `unknown_database` for an alias that is not in DATABASES, `unsupported_database` for another
+    server than PostgreSQL, otherwise what connecting gave.
+    """
+
+    def __init__(self, alias: str, application_name: str) -> None:
+        self.application_name = application_name[:63]
+        parameters, role = _parameters(alias)
+        with translated():
+            self._connection = psycopg2.connect(**{**parameters, "application_name": self.application_name})
+            self._connection.autocommit = True
+            self._prepare(role)
+            self.backend = Backend(application_name=self.application_name, **self.one("backend"))
+
+    def _prepare(self, role: str | None) -> None:
+        names = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY (%(names)s)"
+        self._run(names, {"names": list(_SETTINGS)})
+        if role:
+            self._run("SELECT set_config('role', %(role)s, false)", {"role": role})
+
+    def execute(self, sql: str) -> None:
+        """Carry out one statement as it is written. Raises ExecutionError."""
+        with translated():
+            self._run(sql, None)
+
+    def set(self, name: str, value: str) -> None:
+        """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms")."""
+        with translated():
+            self._run("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
+
+    def all(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of a named query. Raises ExecutionError."""
+        with translated(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute(queries()[query], parameters)
+            return [dict(row) for row in cursor.fetchall()]
+
+    def one(self, query: str, **parameters: Any) -> dict[str, Any]:
+        """Return the first row of a named query, {} if there is none. Raises ExecutionError."""
+        return next(iter(self.all(query, **parameters)), {})
+
+    def change(self, query: str, **parameters: Any) -> int:
+        """Carry out a named query that writes; return how many rows it changed. Raises ExecutionError."""
+        plain = {key: json.dumps(value) if isinstance(value, list) else value for key, value in parameters.items()}
+        with translated(), self._connection.cursor() as cursor:
+            cursor.execute(queries()[query], plain)
+            return int(cursor.rowcount)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Run the block in one transaction; whatever it raises rolls back."""
+        with translated():
+            self._run("BEGIN", None)
+            try:
+                yield
+            except BaseException:
+                with suppress(psycopg2.Error):  # On a lost connection the server has rolled back by itself.
+                    self._run("ROLLBACK", None)
+                raise
+            self._run("COMMIT", None)
+
+    def close(self) -> None:
+        """End the session; its advisory locks go with it."""
+        self._connection.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _run(self, sql: str, parameters: dict[str, Any] | None) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+
+
+def hold_lock(connection: BaseDatabaseWrapper, key: str) -> None:
+    """Take an advisory lock in a session of Django's own, if it is free; it lasts until `drop_lock` or the session's end."""
+    with connection.cursor() as cursor:
+        cursor.execute(queries()["try_advisory_lock"], {"key": key})
+
+
+def drop_lock(connection: BaseDatabaseWrapper, key: str) -> None:
+    """Give back what `hold_lock` took."""
+    with connection.cursor() as cursor:
+        cursor.execute(queries()["advisory_unlock"], {"key": key})
+
+
+def _parameters(alias: str) -> tuple[dict[str, Any], str | None]:
+    """Return what libpq needs to connect to a Django alias, and the role to assume."""
+    try:
+        wrapper = connections[alias]
+    except ConnectionDoesNotExist as exc:
+        raise ExecutionError(
+            code="unknown_database",
+            message=f"The target {alias!r} is not in DATABASES of this worker.",
+            hint=f"Configure the alias {alias!r} for workers as it is for `migrate`, then run the migration again.",
+        ) from exc
+    if wrapper.vendor != "postgresql":
+        raise ExecutionError(
+            code="unsupported_database",
+            message=f"The target {alias!r} is {wrapper.display_name}; migrations are carried out on PostgreSQL.",
+            hint="Point the alias at a PostgreSQL database.",
+        )
+    parameters = dict(wrapper.get_connection_params())
+    role = wrapper.settings_dict["OPTIONS"].get("assume_role")
+    for name in _FOREIGN_PARAMETERS:
+        parameters.pop(name, None)
+    return parameters, role
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn the driver's errors into ExecutionError, by SQLSTATE and never by text."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        raise _translate(exc) from exc
+
+
+def _translate(exc: psycopg2.Error) -> ExecutionError:
+    state, diag = exc.pgcode, exc.diag
+    if state is None and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError):
+        state = "08006"  # The server went away without a word, so libpq has no SQLSTATE to give.
+    matches = (state[:length] for length in (5, 3, 2) if state and state[:length] in _MEANINGS)
+    code, hint, retryable = _MEANINGS.get(next(matches, ""), ("database_error", None, False))
+    return ExecutionError(
+        code=code,
+        message=diag.message_primary or str(exc).strip() or type(exc).__name__,
+        sqlstate=state,
+        detail=diag.message_detail,
+        hint=diag.message_hint or hint,
+        retryable=retryable,
+    )

@@ -1,0 +1,112 @@
+-- Every question that the executor asks PostgreSQL, by name. Parameters are psycopg2's: %(name)s.
+
+-- backend --
+-- Who we are, so that a cancel cannot hit a pid that was given to somebody else.
+SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+
+-- cancel_backend --
+-- Cancel the statement of one known backend; no row when it is gone or is another one by now.
+SELECT pg_cancel_backend(pid)
+FROM pg_stat_activity
+WHERE pid = %(pid)s AND application_name = %(application_name)s AND backend_start = %(backend_start)s
+
+-- try_advisory_lock --
+-- Never the blocking form: a waiter holds a snapshot, and a concurrent build would wait for it for ever.
+SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))
+
+-- advisory_unlock --
+SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))
+
+-- advisory_lock_holder --
+-- Who holds the lock of a migration: the orphan of a worker that died, or a `migrate` that is not through yet.
+SELECT a.pid, a.application_name, a.state, a.backend_start,
+       extract(epoch FROM now() - a.state_change)::int AS seconds, left(a.query, 120) AS query
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND ((l.classid::bigint << 32) | l.objid::bigint) = hashtextextended(%(key)s, 0)
+  AND l.objsubid = 1
+
+-- take_checkpoint --
+-- From here on only the attempt with this token can mark anything as done.
+INSERT INTO async_migrations_asyncmigrationcheckpoint AS c (name, migration_id, token, direction, done, begun)
+VALUES (%(name)s, %(migration_id)s, %(token)s, %(direction)s, '[]', '')
+ON CONFLICT (name) DO UPDATE SET
+    token = excluded.token,
+    migration_id = excluded.migration_id,
+    direction = excluded.direction,
+    done = CASE WHEN c.direction = excluded.direction AND c.migration_id = excluded.migration_id
+                THEN c.done ELSE '[]' END,
+    begun = CASE WHEN c.direction = excluded.direction AND c.migration_id = excluded.migration_id
+                 THEN c.begun ELSE '' END,
+    updated_at = now()
+RETURNING done, begun
+
+-- mark_done --
+UPDATE async_migrations_asyncmigrationcheckpoint
+SET done = %(done)s, begun = '', updated_at = now()
+WHERE name = %(name)s AND token = %(token)s
+
+-- mark_begun --
+UPDATE async_migrations_asyncmigrationcheckpoint
+SET begun = %(begun)s, updated_at = now()
+WHERE name = %(name)s AND token = %(token)s
+
+-- created_index --
+-- The index of this name beside its table: an index lives in the schema of its table.
+SELECT c.oid, n.nspname AS schema, c.relname AS name, i.indrelid = t.oid AS on_table,
+       i.indisvalid AND i.indisready AS valid, i.indisunique AS unique, pg_get_indexdef(c.oid) AS definition
+FROM pg_class AS t
+JOIN pg_namespace AS n ON n.oid = t.relnamespace
+JOIN pg_class AS c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s AND c.relkind IN ('i', 'I')
+JOIN pg_index AS i ON i.indexrelid = c.oid
+WHERE t.oid = to_regclass(%(table)s)
+
+-- named_index --
+-- The index that a DROP or REINDEX of this name would find, by the search path if it names no schema.
+SELECT c.oid, n.nspname AS schema, c.relname AS name, true AS on_table,
+       i.indisvalid AND i.indisready AS valid, i.indisunique AS unique, pg_get_indexdef(c.oid) AS definition
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_index AS i ON i.indexrelid = c.oid
+WHERE c.oid = to_regclass(%(name)s)
+
+-- definition --
+SELECT pg_get_indexdef(to_regclass(%(name)s)) AS definition
+
+-- builder --
+-- An invalid index is not a leftover while somebody is building it.
+SELECT p.pid, a.application_name, a.state, extract(epoch FROM now() - a.query_start)::int AS seconds, left(a.query, 120) AS query
+FROM pg_stat_progress_create_index AS p
+LEFT JOIN pg_stat_activity AS a USING (pid)
+WHERE p.index_relid = %(oid)s AND p.pid <> pg_backend_pid()
+
+-- progress --
+-- One row at most: what the backend reports of a build, a vacuum, an analyze, a cluster or a copy.
+SELECT 'create_index' AS command, phase,
+       CASE WHEN tuples_total > 0 THEN tuples_done ELSE blocks_done END AS done,
+       CASE WHEN tuples_total > 0 THEN tuples_total ELSE blocks_total END AS total,
+       CASE WHEN tuples_total > 0 THEN 'tuples' ELSE 'blocks' END AS unit,
+       current_locker_pid
+FROM pg_stat_progress_create_index WHERE pid = %(pid)s
+UNION ALL
+SELECT 'vacuum', phase, heap_blks_scanned, heap_blks_total, 'blocks', NULL
+FROM pg_stat_progress_vacuum WHERE pid = %(pid)s
+UNION ALL
+SELECT 'analyze', phase, sample_blks_scanned, sample_blks_total, 'blocks', NULL
+FROM pg_stat_progress_analyze WHERE pid = %(pid)s
+UNION ALL
+SELECT 'cluster', phase, heap_blks_scanned, heap_blks_total, 'blocks', NULL
+FROM pg_stat_progress_cluster WHERE pid = %(pid)s
+UNION ALL
+SELECT 'copy', 'copying', bytes_processed, bytes_total, 'bytes', NULL
+FROM pg_stat_progress_copy WHERE pid = %(pid)s
+
+-- blockers --
+-- Who keeps the backend waiting: holders of locks, and of the snapshot or transaction that a concurrent build waits for.
+SELECT a.pid, a.application_name, a.state, extract(epoch FROM now() - a.xact_start)::int AS seconds, left(a.query, 120) AS query
+FROM pg_stat_activity AS a
+WHERE a.pid = ANY (pg_blocking_pids(%(pid)s))
+   OR a.pid = (SELECT current_locker_pid FROM pg_stat_progress_create_index WHERE pid = %(pid)s)
+ORDER BY a.xact_start

@@ -1,0 +1,117 @@
+"""Post-conditions: is what was asked for really there.
+
+What a definition means is PostgreSQL's to say: the index that is asked for is built on an empty copy of its table, and the
+catalogue's words for both are compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ExecutionError
+from .session import Session
+from .statements import Identifier, Index, IndexAction
+
+_PROBE = "async_migrations_probe"
+
+
+@dataclass(frozen=True)
+class FoundIndex:
+    """An index as the catalogue has it.
+
+    on_table: it belongs to the table that the statement names. valid: complete and kept up to date, so that queries may
+    use it.
+    """
+
+    oid: int
+    schema: str
+    name: str
+    on_table: bool
+    valid: bool
+    unique: bool
+    definition: str
+
+
+def quoted(name: Identifier) -> str:
+    """Return a name as SQL text that means exactly it."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (name.schema, name.name) if part)
+
+
+def find(session: Session, index: Index) -> FoundIndex | None:
+    """Return the index that a statement is about, None when there is none of that name."""
+    if index.action is IndexAction.CREATE:
+        assert index.table is not None
+        row = session.one("created_index", name=index.name.name, table=quoted(index.table))
+    else:
+        row = session.one("named_index", name=quoted(index.name))
+    return FoundIndex(**row) if row else None
+
+
+def builders(session: Session, found: FoundIndex) -> list[dict[str, Any]]:
+    """Return the sessions that are building the index right now."""
+    return session.all("builder", oid=found.oid)
+
+
+def require_valid(session: Session, index: Index) -> FoundIndex:
+    """Return the index if it is there and valid; raise ExecutionError `effect_missing` or `effect_invalid` otherwise."""
+    found = find(session, index)
+    if found is None:
+        raise ExecutionError(
+            code="effect_missing",
+            message=f"The statement returned, but there is no index {index.name}.",
+            hint="Something else dropped it meanwhile; run the migration again.",
+            retryable=True,
+        )
+    if not found.valid:
+        raise ExecutionError(
+            code="effect_invalid",
+            message=f"The statement returned, but the index {index.name} is INVALID.",
+            detail=found.definition,
+            hint="Run the migration again: it drops what is left and builds anew.",
+            retryable=True,
+        )
+    return found
+
+
+def require_gone(session: Session, index: Index) -> None:
+    """Raise ExecutionError `effect_missing` if an index that was dropped is still there."""
+    found = find(session, index)
+    if found is not None:
+        raise ExecutionError(
+            code="effect_missing",
+            message=f"The statement returned, but the index {index.name} is still there.",
+            detail=found.definition,
+            hint="Run the migration again.",
+            retryable=True,
+        )
+
+
+def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
+    """Raise ExecutionError `index_differs`, with both definitions, if an index is not the one that is asked for."""
+    asked = _canonical(session, index)
+    there = _after_using(found.definition)
+    if asked == there and index.unique == found.unique and found.on_table:
+        return
+    unique = "UNIQUE " if index.unique else ""
+    raise ExecutionError(
+        code="index_differs",
+        message=f"There is an index {index.name} already, with another definition.",
+        detail=f"asked for: {unique}{asked}; there: {found.definition}",
+        hint="Drop or rename the one that is there, or give the new one another name, then run the migration again.",
+    )
+
+
+def _canonical(session: Session, index: Index) -> str:
+    """Return the definition that is asked for in the catalogue's words, from USING on."""
+    assert index.table is not None
+    unique = "UNIQUE " if index.unique else ""
+    with session.transaction():
+        session.execute(f"CREATE TEMPORARY TABLE {_PROBE} (LIKE {quoted(index.table)}) ON COMMIT DROP")
+        session.execute(f"CREATE {unique}INDEX {_PROBE}_index ON pg_temp.{_PROBE} {index.tail}")
+        return _after_using(session.one("definition", name=f"pg_temp.{_PROBE}_index")["definition"])
+
+
+def _after_using(definition: str) -> str:
+    # The names before USING are the probe's or the table's; the method, columns and conditions behind it are what counts.
+    return "USING " + definition.partition(" USING ")[2]

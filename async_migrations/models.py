@@ -1,0 +1,178 @@
+"""What is stored: the row of a migration, its history, and its checkpoint in the target database."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from django.core.serializers.json import DjangoJSONEncoder
+from django.db import models
+from django.db.models import F, Q
+from django.db.models.functions import Now
+
+from .states import TERMINAL, Direction, Kind, Status, StopRequest
+
+
+class AsyncMigrationStatus(models.Model):
+    """One unit of background work, in the control database. Written by `lifecycle.py` alone."""
+
+    STATUS_SCHEDULED = Status.SCHEDULED
+    STATUS_STARTED = Status.STARTED
+    STATUS_IN_PROGRESS = Status.IN_PROGRESS
+    STATUS_FINISHED = Status.FINISHED
+    STATUS_ERROR = Status.ERROR
+    STATUS_PAUSED = Status.PAUSED
+    STATUS_CANCELLED = Status.CANCELLED
+    STATUS_ROLLED_BACK = Status.ROLLED_BACK
+    STATUS_CHOICES: ClassVar = Status.choices
+
+    name = models.CharField(max_length=255, help_text="Dotted path of the migration file.")
+    database = models.CharField(max_length=255, default="default", help_text="Django alias of the target.")
+    kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.SQL)
+    direction = models.CharField(max_length=16, choices=Direction.choices, default=Direction.FORWARDS)
+    status = models.CharField(max_length=16, choices=Status.choices, default=Status.SCHEDULED)
+    meta = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder, help_text="job_id, error.")
+
+    sql_forwards = models.TextField()
+    sql_backwards = models.TextField()
+    sql_digest = models.CharField(max_length=64, help_text="SHA-256 of both texts.")
+    options = models.JSONField(default=dict, blank=True, help_text="Options of the migration file.")
+
+    phase = models.CharField(max_length=255, blank=True, default="", help_text="What is going on, in words.")
+    progress_done = models.BigIntegerField(null=True, blank=True)
+    progress_total = models.BigIntegerField(null=True, blank=True)
+    progress_unit = models.CharField(max_length=16, blank=True, default="")
+    progress_rate = models.FloatField(null=True, blank=True, help_text="Units a second, over the last minute.")
+    progress_percent = models.FloatField(
+        null=True, blank=True, help_text="Of the whole, weighed by phase and statement."
+    )
+    eta_seconds = models.PositiveIntegerField(null=True, blank=True, help_text="Until the end, as of the heartbeat.")
+    waiting_on = models.JSONField(default=list, blank=True, help_text="Sessions that block the statement.")
+
+    attempt = models.PositiveIntegerField(default=0)
+    max_attempts = models.PositiveIntegerField(default=5)
+    has_run = models.BooleanField(default=False, help_text="A worker has begun it since it was scheduled.")
+    stop_requested = models.CharField(max_length=16, choices=StopRequest.choices, null=True, blank=True)  # noqa: DJ001
+    lease_token = models.UUIDField(null=True, blank=True)
+    lease_expires_at = models.DateTimeField(null=True, blank=True)
+    slot = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Its place among those that run at once.")
+    worker = models.CharField(max_length=255, blank=True, default="")
+    requested_by = models.CharField(max_length=255, blank=True, default="")
+    outbox_id = models.UUIDField(null=True, blank=True, help_text="The last request taken over from the target.")
+
+    run_at = models.DateTimeField(null=True, blank=True, help_text="Not to be claimed before.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+    requested_at = models.DateTimeField(null=True, blank=True)
+    dispatched_at = models.DateTimeField(null=True, blank=True, help_text="The message was sent.")
+    started_at = models.DateTimeField(
+        null=True, blank=True, help_text="The first attempt since it was asked for began."
+    )
+    finished_at = models.DateTimeField(null=True, blank=True)
+    heartbeat_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "async migration"
+        verbose_name_plural = "async migrations"
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["name", "database"], name="async_migration_name_database"),
+            # Two workers that count the free places at the same moment cannot both take the last one.
+            models.UniqueConstraint(fields=["database", "slot"], name="async_migration_slot"),
+            models.CheckConstraint(name="async_migration_status", condition=Q(status__in=Status.values)),
+            models.CheckConstraint(name="async_migration_kind", condition=Q(kind__in=Kind.values)),
+            models.CheckConstraint(name="async_migration_direction", condition=Q(direction__in=Direction.values)),
+            models.CheckConstraint(
+                name="async_migration_leased",
+                condition=Q(
+                    status=Status.IN_PROGRESS,
+                    lease_token__isnull=False,
+                    lease_expires_at__isnull=False,
+                    slot__isnull=False,
+                )
+                | (
+                    ~Q(status=Status.IN_PROGRESS)
+                    & Q(lease_token__isnull=True, lease_expires_at__isnull=True, slot__isnull=True)
+                ),
+            ),
+            models.CheckConstraint(
+                name="async_migration_finished_at",
+                condition=Q(status__in=sorted(TERMINAL), finished_at__isnull=False)
+                | (~Q(status__in=sorted(TERMINAL)) & Q(finished_at__isnull=True)),
+            ),
+            models.CheckConstraint(name="async_migration_attempts", condition=Q(attempt__lte=F("max_attempts"))),
+            models.CheckConstraint(
+                name="async_migration_end_direction",
+                condition=~Q(status=Status.FINISHED, direction=Direction.BACKWARDS)
+                & ~Q(status=Status.ROLLED_BACK, direction=Direction.FORWARDS),
+            ),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["status", "database"], name="async_migration_status_idx"),
+            models.Index(fields=["created_at"], name="async_migration_created_idx"),
+        ]
+        permissions: ClassVar = [
+            ("run_asyncmigrationstatus", "Can run async migrations"),
+            ("cancel_asyncmigrationstatus", "Can cancel async migrations"),
+            ("rollback_asyncmigrationstatus", "Can roll back async migrations"),
+            ("tune_asyncmigrationstatus", "Can tune async migrations"),
+            ("hold_asyncmigrationstatus", "Can hold async migrations"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} on {self.database}: {self.status}"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing changes any more unless somebody asks."""
+        return self.status in TERMINAL
+
+    @property
+    def percent(self) -> float | None:
+        """Share of the whole that is done, 0 to 100; 100 only when FINISHED, None when it is not known."""
+        if self.status == Status.FINISHED:
+            return 100.0
+        return None if self.progress_percent is None else min(99.9, round(self.progress_percent, 1))
+
+
+class AsyncMigrationEvent(models.Model):
+    """One thing that happened to a migration; never changed, never deleted by the app."""
+
+    migration = models.ForeignKey(AsyncMigrationStatus, on_delete=models.CASCADE, related_name="events")
+    kind = models.CharField(max_length=32, help_text="Name of the transition, or what else happened.")
+    from_status = models.CharField(max_length=16, blank=True, default="")
+    to_status = models.CharField(max_length=16, blank=True, default="")
+    attempt = models.PositiveIntegerField(default=0)
+    by = models.CharField(max_length=255, blank=True, default="", help_text="Who asked, or which worker did it.")
+    request_id = models.CharField(max_length=128, blank=True, default="")
+    detail = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder)
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "async migration event"
+        ordering: ClassVar = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.kind} at {self.created_at}"
+
+
+class AsyncMigrationCheckpoint(models.Model):
+    """How far a migration is, in the target database, so that it commits together with the change itself.
+
+    It also carries what `migrate` asked for (`outbox`) in the transaction of the migration file, until the row in the
+    control database has taken it over.
+    """
+
+    name = models.CharField(max_length=255, unique=True)
+    migration_id = models.BigIntegerField(null=True, help_text="The row that `done` belongs to.")
+    token = models.UUIDField(null=True, help_text="The attempt that may write.")
+    direction = models.CharField(max_length=16, choices=Direction.choices, default=Direction.FORWARDS)
+    done = models.JSONField(default=list, help_text="Digest of each statement that is done, in order.")
+    begun = models.CharField(max_length=64, default="", help_text="Digest of a non-transactional statement under way.")
+    outbox = models.JSONField(null=True, help_text="What `migrate` asked for and the row does not say yet.")
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "async migration checkpoint"
+
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.done)} statements done"

@@ -1,0 +1,137 @@
+"""The Dramatiq actor, and the reconciler that makes it no matter what becomes of a message.
+
+A message is a nudge and holds an id alone. Losing the claim is the normal way in which a doubled message ends; a message that
+got lost is sent again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from functools import partial
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.utils import timezone
+
+from . import lifecycle
+from .conf import conf
+from .execution import executor, heartbeat
+from .states import Status
+
+try:
+    import dramatiq
+except ImportError:  # The extra `worker` is not installed: everything is carried out where it is asked for.
+    dramatiq = None  # type: ignore[assignment]
+
+logger = logging.getLogger("async_migrations")
+
+
+def broker_is_configured() -> bool:
+    """Whether this project has named a broker: with django_dramatiq by its setting, otherwise by `dramatiq.set_broker`."""
+    if dramatiq is None or dramatiq.broker.global_broker is None:
+        return False
+    # Without the setting, django_dramatiq falls back to a RabbitMQ on this machine that nobody asked for.
+    return hasattr(settings, "DRAMATIQ_BROKER") or not apps.is_installed("django_dramatiq")
+
+
+def carry_out(pk: int) -> None:
+    """Carry a migration out if this process wins the claim, and then whatever waited for its place."""
+    lease = lifecycle.claim(pk, _worker_name())
+    while lease is not None:
+        executor.execute(lease)
+        following = None if heartbeat.shutdown.is_set() else lifecycle.next_in_line(lease.database)
+        lease = None if following is None else lifecycle.claim(following, _worker_name())
+
+
+def send_soon(pk: int) -> None:
+    """Send the message when the current transaction has committed; without a broker carry the migration out then.
+
+    A broker that is away is logged and harmless: the reconciler sends the message when it is back.
+    """
+    transaction.on_commit(partial(_send, pk), using=conf.control_database)
+
+
+def _send(pk: int) -> None:
+    row = lifecycle.rows().filter(pk=pk, status=Status.STARTED).first()
+    if row is None or (row.run_at is not None and row.run_at > timezone.now()):
+        return  # What has a time to begin at is sent by the reconciler when it has come.
+    if not broker_is_configured():
+        _carry_out_here(pk)
+    elif lifecycle.mark_dispatched(row):
+        _enqueue(pk)
+
+
+def _enqueue(pk: int) -> None:
+    try:
+        execute_migration.send(pk)
+    except Exception:
+        # Whatever a broker's client raises: the row is STARTED, and that is what counts.
+        logger.warning("message not sent, will be sent again", extra={"migration_id": pk}, exc_info=True)
+
+
+def _carry_out_here(pk: int) -> None:
+    """Carry a migration out in this thread, back-offs included, since there is no worker that would come back to it."""
+    carry_out(pk)
+    while (row := lifecycle.get(pk)).status == Status.STARTED and row.attempt and row.run_at:
+        time.sleep(max(0.0, (row.run_at - timezone.now()).total_seconds()))
+        carry_out(pk)
+
+
+def _worker_name() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def reconcile() -> None:
+    """One round: take over what `migrate` left in the targets, reap what lost its worker, send what got lost."""
+    for alias in connections:
+        if alias != conf.control_database:
+            _collect(alias)
+    lifecycle.reap()
+    for row in lifecycle.unclaimed():
+        if lifecycle.next_in_line(row.database) is not None and lifecycle.mark_dispatched(row):
+            _enqueue(row.pk)
+
+
+def _collect(alias: str) -> None:
+    try:
+        lifecycle.collect_requests(alias)
+    except (DatabaseError, InterfaceError):  # Not migrated yet, not PostgreSQL, or away: the next round looks again.
+        logger.debug("outbox not readable", extra={"database": alias}, exc_info=True)
+
+
+if broker_is_configured():
+
+    @dramatiq.actor(queue_name=conf.queue, max_retries=0, time_limit=float("inf"))
+    def execute_migration(pk: int) -> None:
+        """Carry out the migration with this id, if nobody else does."""
+        carry_out(pk)
+
+    class Reconciler(dramatiq.Middleware):
+        """Runs `reconcile` in a thread of every worker, and tells the attempts when the worker is to end."""
+
+        def __init__(self) -> None:
+            self._ended = threading.Event()
+
+        def after_worker_boot(self, broker: Any, worker: Any) -> None:
+            threading.Thread(target=self._run, name="reconciler", daemon=True).start()
+
+        def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
+            self._ended.set()
+            heartbeat.begin_shutdown()
+
+        def _run(self) -> None:
+            while not self._ended.wait(conf.reconcile_seconds):
+                try:
+                    reconcile()
+                except (DatabaseError, InterfaceError):
+                    logger.warning("reconciler could not look", exc_info=True)
+                finally:
+                    connections.close_all()
+
+    dramatiq.get_broker().add_middleware(Reconciler())

@@ -1,0 +1,193 @@
+"""One attempt, in this process, against real PostgreSQL: what runs, what is verified, what the row says afterwards."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.db import connection, connections
+
+from async_migrations import lifecycle, tasks
+from async_migrations.lifecycle import Origin, Request
+from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationStatus
+from async_migrations.states import Status
+from tests.conftest import eventually
+
+pytestmark = pytest.mark.usefixtures("control", "book")
+
+BUILD = "CREATE INDEX CONCURRENTLY book_title_idx ON book (title, octet_length(body::text) DESC) INCLUDE (id)"
+DROP = "DROP INDEX CONCURRENTLY IF EXISTS book_title_idx"
+
+
+@pytest.fixture
+def book(control: None):
+    query("CREATE TABLE book (id bigserial PRIMARY KEY, title text, n int NOT NULL DEFAULT 0, body jsonb DEFAULT '{}')")
+    query("INSERT INTO book (title) SELECT 'title ' || g FROM generate_series(1, 500) AS g")
+    yield
+    query("DROP TABLE IF EXISTS book CASCADE")
+
+
+@pytest.fixture
+def migration() -> Callable[..., AsyncMigrationStatus]:
+    """Schedule: `migration(forwards, backwards, name=..., **options)` -> the row."""
+
+    def make(forwards: str, backwards: str = "SELECT 1", *, name: str = "books.migrations.0002_x", **options):
+        row = lifecycle.take_over(Request("schedule", name, "default", forwards, backwards, options))
+        assert row is not None
+        return row
+
+    return make
+
+
+def query(sql: str):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else None
+
+
+def carried_out(row: AsyncMigrationStatus, *, backwards: bool = False) -> AsyncMigrationStatus:
+    ask = lifecycle.rollback if backwards else lifecycle.run
+    ask(row.pk, Origin("test"))
+    tasks.carry_out(row.pk)
+    return lifecycle.get(row.pk)
+
+
+def kinds(row: AsyncMigrationStatus) -> list[str]:
+    return list(row.events.values_list("kind", flat=True))
+
+
+def index_state(name: str = "book_title_idx") -> bool | None:
+    found = query(f"SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('{name}')")
+    return found[0][0] if found else None
+
+
+def test_it_works(migration) -> None:
+    row = carried_out(migration(BUILD, DROP))
+    assert row.status == Status.FINISHED
+    assert index_state() is True
+    assert row.percent == 100
+    assert row.finished_at is not None
+    assert row.lease_token is None
+    assert kinds(row) == ["schedule", "run", "claim", "statement_done", "succeed"]
+
+
+def test_going_backwards_and_forwards_again_really_runs_again(migration) -> None:
+    row = migration(BUILD, DROP)
+    assert carried_out(row).status == Status.FINISHED
+    assert carried_out(row, backwards=True).status == Status.ROLLED_BACK
+    assert index_state() is None
+    assert carried_out(row).status == Status.FINISHED
+    assert index_state() is True
+
+
+def test_statements_run_one_by_one_and_the_mark_commits_with_each(migration) -> None:
+    row = carried_out(
+        migration(f"UPDATE book SET n = n + 1; {BUILD}; UPDATE book SET n = n / 0; UPDATE book SET n = 7;")
+    )
+    assert row.status == Status.ERROR
+    assert row.meta["error"]["code"] == "data_error"
+    assert row.meta["error"]["sqlstate"] == "22012"
+    assert row.meta["error"]["statement"] == 3
+    assert query("SELECT DISTINCT n FROM book") == [(1,)]
+    assert len(AsyncMigrationCheckpoint.objects.get(name=row.name).done) == 2
+
+
+def test_a_second_run_goes_on_behind_the_last_statement_that_is_done(migration) -> None:
+    row = carried_out(migration("UPDATE book SET n = n + 1; UPDATE book SET n = n / (SELECT count(*) FROM shelf)"))
+    assert row.meta["error"]["code"] == "undefined_table"
+    query("CREATE TABLE shelf AS SELECT 1")
+    try:
+        assert carried_out(row).status == Status.FINISHED
+    finally:
+        query("DROP TABLE shelf")
+    assert query("SELECT DISTINCT n FROM book") == [(1,)]
+
+
+def test_an_invalid_index_of_the_same_name_is_repaired(migration) -> None:
+    query("UPDATE book SET n = id % 400")
+    with pytest.raises(Exception, match="could not create unique index"):
+        query("CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)")
+    assert index_state("book_n_idx") is False
+    query("UPDATE book SET n = id")
+    row = carried_out(migration("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS book_n_idx ON book (n)"))
+    assert row.status == Status.FINISHED, row.meta
+    assert index_state("book_n_idx") is True
+    assert "repair" in kinds(row)
+
+
+def test_a_unique_index_over_duplicates_ends_in_error_with_the_key_and_leaves_nothing(migration) -> None:
+    query("UPDATE book SET n = CASE WHEN id IN (7, 8) THEN 42 ELSE id + 1000 END")
+    row = carried_out(migration("CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)"))
+    assert row.status == Status.ERROR
+    assert row.meta["error"]["code"] == "duplicate_key"
+    assert "(n)=(42)" in row.meta["error"]["detail"]
+    assert index_state("book_n_idx") is None
+    assert kinds(row)[-2:] == ["leftover_removed", "fail"]
+
+
+@pytest.mark.parametrize(
+    "definition",
+    ["(title)", "(title, octet_length(body::text)) INCLUDE (id)", "(title) WHERE n > 0", "USING hash (title)"],
+)
+@pytest.mark.parametrize("tolerant", ["", "IF NOT EXISTS "])
+def test_a_valid_index_with_another_definition_is_an_error_that_shows_both(migration, definition, tolerant) -> None:
+    query(f"CREATE INDEX book_title_idx ON book {definition}")
+    row = carried_out(migration(BUILD.replace("book_title_idx", f"{tolerant}book_title_idx")))
+    assert row.status == Status.ERROR
+    assert row.meta["error"]["code"] == "index_differs"
+    assert "octet_length((body)::text) DESC) INCLUDE (id)" in row.meta["error"]["detail"]
+    assert index_state() is True
+
+
+def test_a_valid_index_with_the_same_definition_is_taken_as_done(migration) -> None:
+    query(BUILD.replace("CONCURRENTLY ", ""))
+    row = carried_out(migration(BUILD))
+    assert row.status == Status.FINISHED, row.meta
+    assert "found_done" in kinds(row)
+
+
+def test_a_build_in_a_transaction_over_an_invalid_index_is_not_believed(migration) -> None:
+    query("UPDATE book SET n = 1")
+    with pytest.raises(Exception, match="could not create unique index"):
+        query("CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)")
+    row = carried_out(migration("CREATE UNIQUE INDEX IF NOT EXISTS book_n_idx ON book (n)", max_attempts=1))
+    assert row.status == Status.ERROR
+    assert row.meta["error"]["code"] == "effect_invalid"
+
+
+def test_a_role_with_a_statement_timeout_does_not_kill_a_build(migration) -> None:
+    query("ALTER ROLE CURRENT_USER SET statement_timeout = '10ms'")
+    query("ALTER ROLE CURRENT_USER SET lock_timeout = '10ms'")
+    try:
+        row = carried_out(
+            migration("SELECT pg_sleep(0.2); SELECT set_config('a.b', current_setting('lock_timeout'), false)")
+        )
+    finally:
+        connection.close()
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = 0; ALTER ROLE CURRENT_USER RESET ALL")
+    assert row.status == Status.FINISHED, row.meta
+
+
+def test_a_statement_that_blocks_readers_gets_a_lock_timeout_and_tries_again(migration, settings) -> None:
+    settings.ASYNC_MIGRATIONS_LOCK_TIMEOUT_SECONDS = 0.1
+    row = migration("ALTER TABLE book ADD COLUMN pages int")
+    lifecycle.run(row.pk, Origin("test"))
+    worker = threading.Thread(target=in_thread, args=(row.pk,))
+    with connection.cursor() as cursor:
+        cursor.execute("BEGIN; SELECT * FROM book LIMIT 1")
+        worker.start()
+        second = connections["second"]  # Another thread's work is seen through committed rows only.
+        assert second is not connection
+        eventually(lambda: "lock_retry" in kinds(row), what="a lock retry")
+        cursor.execute("COMMIT")
+    worker.join(30)
+    assert lifecycle.get(row.pk).status == Status.FINISHED
+
+
+def in_thread(pk: int) -> None:
+    try:
+        tasks.carry_out(pk)
+    finally:
+        connections.close_all()
