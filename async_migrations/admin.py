@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -11,6 +12,8 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.text import slugify
 
@@ -20,8 +23,9 @@ from .conf import conf
 from .errors import TransitionRefused
 from .lifecycle import Origin
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
+from .rest.request_id import current_request_id
 from .states import Status
-from .wording import as_json, blockers, duration
+from .wording import as_json, blockers, duration, facts
 
 #: Events on the detail page; the rest is a link away.
 EVENTS_SHOWN = 100
@@ -58,14 +62,14 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     actions = ("run_selected", "cancel_selected", "rollback_selected")
     list_display = (
-        "name",
+        "short_name",
         "database",
         "badge",
         "progress",
         "attempts",
         "requested_by",
-        "started_at",
-        "finished_at",
+        "started",
+        "finished",
     )
     list_filter = ("status", "database", "kind", "created_at")
     list_per_page = 50
@@ -113,6 +117,19 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     # --- what is shown ---------------------------------------------------------------------------------------------
 
+    @admin.display(description="name", ordering="name")
+    def short_name(self, row: AsyncMigrationStatus) -> str:
+        package, _, module = row.name.rpartition(".")
+        return format_html("{}{}", module, _note(package))
+
+    @admin.display(description="started", ordering="started_at")
+    def started(self, row: AsyncMigrationStatus) -> str:
+        return _moment(row.started_at)
+
+    @admin.display(description="finished", ordering="finished_at")
+    def finished(self, row: AsyncMigrationStatus) -> str:
+        return _moment(row.finished_at)
+
     @admin.display(description="status", ordering="status")
     def badge(self, row: AsyncMigrationStatus) -> str:
         note = "asked to stop" if row.stop_requested else ""
@@ -159,7 +176,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         return _json(row.options)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
-        return [name for _, options in self.fieldsets for name in options["fields"]]
+        return [str(name) for _, options in self.fieldsets for name in options["fields"]]
 
     def change_view(
         self,
@@ -187,7 +204,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
             "title": "Async migration",
             "verbs": list(self._verbs(request, row)),
             "error": list(_error_in_words(row.meta.get("error") or {})),
-            "events": [{**vars(event), "detail_text": as_json(event.detail)} for event in events],
+            "events": [{**vars(event), "detail_text": facts(event.detail)} for event in events],
             "events_count": count,
             "events_left_off": count - len(events),
             "events_url": _events_url(row.pk) if may_list else "",
@@ -226,12 +243,12 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
             "detail": request.POST.get("_detail", ""),
             "back_url": self._origin_page(request) or request.get_full_path(),
         }
-        request.current_app = self.admin_site.name  # type: ignore[attr-defined]
+        request.current_app = self.admin_site.name
         return TemplateResponse(request, "async_migrations/confirm_rollback.html", context)
 
     def _ask_each(self, request: HttpRequest, rows: Iterable[AsyncMigrationStatus], verb: str) -> HttpResponse | None:
         """Ask for each one by itself, so that a refusal keeps nothing else from happening."""
-        origin = Origin(by=request.user.get_username(), request_id=getattr(request, "request_id", ""))
+        origin = Origin(by=request.user.get_username(), request_id=current_request_id())
         for row in rows:
             try:
                 answer = ask(verb, row.pk, origin)
@@ -294,6 +311,14 @@ def _why_not(row: AsyncMigrationStatus) -> str:
     allowed = ", ".join(states.verbs_from(row.status)) or "waiting until it ends"
     reason = "rolled back already" if row.status == Status.ROLLED_BACK else row.status
     return f"{row.name} on {row.database} is {reason}; what is possible now: {allowed}."
+
+
+def _moment(value: datetime | None) -> str:
+    if value is None:
+        return "-"
+    local = timezone.localtime(value)
+    shown = date_format(local, "H:i:s"), _note(date_format(local, "Y-m-d"))
+    return format_html('<time class="am-number" datetime="{}">{}{}</time>', value.isoformat(), *shown)
 
 
 def _note(text: str) -> str:

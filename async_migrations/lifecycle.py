@@ -1,7 +1,7 @@
 """Every write of a migration's status, lease and counters: one conditional UPDATE each, and one event with it.
 
-Each function reads what the row says, decides by the table in `states.py`, and writes only if the row still says so. The
-row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
+Each function reads what the row says, decides by the table in `states.py`, and writes only if the row still says so.
+The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
 """
 
 from __future__ import annotations
@@ -206,9 +206,11 @@ def leave_request(request: Request) -> None:
 def collect_requests(database: str) -> None:
     """Take over what `migrate` left in a target; twice, or in two processes at once, does no harm."""
     checkpoints = AsyncMigrationCheckpoint.objects.using(database)
-    for checkpoint in checkpoints.filter(outbox__isnull=False).order_by("pk"):
-        take_over(Request(**checkpoint.outbox))
-        checkpoints.filter(pk=checkpoint.pk, outbox__id=checkpoint.outbox["id"]).update(outbox=None)
+    pending = checkpoints.filter(outbox__isnull=False).order_by("pk")
+    outbox: dict[str, Any]
+    for pk, outbox in pending.values_list("pk", "outbox"):  # type: ignore[assignment]
+        take_over(Request(**outbox))
+        checkpoints.filter(pk=pk, outbox__id=outbox["id"]).update(outbox=None)
 
 
 def _create(request: Request) -> AsyncMigrationStatus:
@@ -294,7 +296,7 @@ def _follow(row: AsyncMigrationStatus, request: Request) -> None:
 
 
 def _withdraw(row: AsyncMigrationStatus, origin: Origin) -> bool:
-    ended = {"direction": Direction.BACKWARDS, "run_at": None, "finished_at": Now()}
+    ended: dict[str, Any] = {"direction": Direction.BACKWARDS, "run_at": None, "finished_at": Now()}
     return _move(states.WITHDRAW, row, Status.ROLLED_BACK, origin, **ended)
 
 
@@ -402,7 +404,7 @@ def _end(
 
 
 def reap() -> list[int]:
-    """Take the lease from every worker that has been silent for too long; return the migrations that are in line again."""
+    """Take the lease from every worker that has been silent for too long; return what is in line again."""
     again = []
     for row in rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=Now()):
         used_up = row.attempt >= row.max_attempts and not row.stop_requested
@@ -422,7 +424,7 @@ def reap() -> list[int]:
 
 
 def unclaimed() -> QuerySet[AsyncMigrationStatus]:
-    """Return the migrations whose message is due: never sent although their time has come, or unanswered for too long."""
+    """Return the migrations whose message is due: their time has come, or nobody answered the last one."""
     late = Now() - timedelta(seconds=conf.resend_seconds)
     never_sent = Q(dispatched_at=None) & (Q(run_at__isnull=False) | Q(attempt__gt=0) | Q(requested_at__lt=late))
     return in_line().filter(never_sent | Q(dispatched_at__lt=late) | Q(dispatched_at__lt=F("run_at")))

@@ -21,8 +21,8 @@ from .states import Status
 
 Operation = Callable[[StateApps, BaseDatabaseSchemaEditor], None]
 
-# The advisory locks that this process holds until its `migrate` is through, by alias. They keep a worker that hears of a
-# migration too early from meeting the files that `migrate` has yet to apply (they may touch the same tables).
+# The advisory locks that this process holds until its `migrate` is through, by alias. They keep a worker that hears of
+# a migration too early from meeting the files that `migrate` has yet to apply (they may touch the same tables).
 _held: dict[str, set[str]] = {}
 
 
@@ -52,8 +52,8 @@ def make_sql_migration(
     atomic: False runs every statement outside of a transaction, for procedures that commit by themselves.
     settings: further parameters of the session, e.g. {"maintenance_work_mem": "2GB"}.
 
-    Raises InvalidDefinition, a ValueError, without a name, for SQL that is empty, cannot be read, or controls transactions
-    by itself, and for options out of range.
+    Raises InvalidDefinition, a ValueError, without a name, for SQL that is empty, cannot be read, or controls
+    transactions by itself, and for options out of range.
     """
     name = _checked_name(migration_name)
     for sql in (sql_forwards, sql_backwards):
@@ -79,7 +79,13 @@ def make_sql_migration(
     def backwards(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         ask("rollback", schema_editor)
 
+    forwards.async_migration = name  # type: ignore[attr-defined]
     return forwards, backwards
+
+
+def is_async_migration(operation: object) -> bool:
+    """Whether a function that RunPython would call was made here."""
+    return hasattr(operation, "async_migration")
 
 
 def after_migrate(using: str, **kwargs: Any) -> None:
@@ -186,8 +192,8 @@ def _now(request: Request) -> Request:
 def _require_tables(alias: str) -> None:
     if _missing_tables(alias):
         raise TablesMissing(
-            f"The tables of async_migrations are not in the database {alias!r} yet. Add this to the migration file, so that "
-            'they are made first: dependencies = [..., ("async_migrations", "0001_initial")]'
+            f"The tables of async_migrations are not in the database {alias!r} yet. Add this to the migration file, so "
+            'that they are made first: dependencies = [..., ("async_migrations", "0001_initial")]'
             + (f" and run `migrate --database={alias} async_migrations`." if alias != "default" else "")
         )
 

@@ -1,7 +1,7 @@
 """The Dramatiq actor, and the reconciler that makes it no matter what becomes of a message.
 
-A message is a nudge and holds an id alone. Losing the claim is the normal way in which a doubled message ends; a message that
-got lost is sent again.
+A message is a nudge and holds an id alone. Losing the claim is the normal way in which a doubled message ends; a
+message that got lost is sent again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ logger = logging.getLogger("async_migrations")
 
 
 def broker_is_configured() -> bool:
-    """Whether this project has named a broker: with django_dramatiq by its setting, otherwise by `dramatiq.set_broker`."""
+    """Whether this project has named a broker: django_dramatiq's by its setting, others by `dramatiq.set_broker`."""
     if dramatiq is None or dramatiq.broker.global_broker is None:
         return False
     # Without the setting, django_dramatiq falls back to a RabbitMQ on this machine that nobody asked for.

@@ -37,6 +37,14 @@ def as_json(value: Any) -> str:
     return json.dumps(value, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False)
 
 
+def facts(detail: dict[str, Any]) -> str:
+    """Return the detail of an event, one fact a line."""
+    return "\n".join(
+        f"{key}: {value if isinstance(value, str) else json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False)}"
+        for key, value in detail.items()
+    )
+
+
 def _blocker(session: dict[str, Any]) -> str:
     who = f"pid {session.get('pid')}"
     if session.get("application_name"):

@@ -1,7 +1,7 @@
 """One attempt as a pipeline of small steps: open, perform, remove leftovers, record.
 
-Outcomes are data. Deciding how an attempt ended, recording it and cleaning up are separate steps, so that no failure of one
-can pass for another.
+Outcomes are data. Deciding how an attempt ended, recording it and cleaning up are separate steps, so that no failure of
+one can pass for another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -26,7 +26,7 @@ from ..states import Direction
 from . import verify
 from .heartbeat import Heartbeat, Stop, shutdown
 from .session import Session
-from .statements import Effect, Index, IndexAction, Lock, Statement, parse
+from .statements import Effect, Identifier, Index, IndexAction, Lock, Statement, parse
 
 logger = logging.getLogger("async_migrations")
 
@@ -158,8 +158,8 @@ def _opened(attempt: Attempt) -> Iterator[Session]:
 def _wait_for_lock(attempt: Attempt, session: Session) -> None:
     """Take the advisory lock in the very session that runs the SQL.
 
-    Whoever else holds it is carrying this migration out: the backend of a worker that died and whose statement runs on, or
-    the `migrate` that is not through yet. Both are waited for, never doubled.
+    Whoever else holds it is carrying this migration out: the backend of a worker that died and whose statement runs on,
+    or the `migrate` that is not through yet. Both are waited for, never doubled.
     """
     heartbeat = attempt.heartbeat
     while not session.one("try_advisory_lock", key=attempt.lock_key)["pg_try_advisory_lock"]:
@@ -214,8 +214,8 @@ def _carry_out(attempt: Attempt, session: Session, statement: Statement) -> None
 def _lock_timeout(attempt: Attempt, statement: Statement) -> float:
     """Return the `lock_timeout` in seconds; 0 is none.
 
-    A concurrent build that has one dies of it in its last wait, and leaves an INVALID index. A statement that has none and
-    blocks readers or writers makes the application wait behind it.
+    A concurrent build that has one dies of it in its last wait, and leaves an INVALID index. A statement that has none
+    and blocks readers or writers makes the application wait behind it.
     """
     if statement.lock is Lock.BLOCKING:
         return attempt.option("lock_timeout", conf.lock_timeout_seconds) or conf.lock_timeout_seconds
@@ -291,13 +291,14 @@ def _mark(changed: int) -> None:
         raise LeaseLost
 
 
-def _with_lock_retries(attempt: Attempt, statement: Statement, once: Any) -> None:
+def _with_lock_retries(attempt: Attempt, statement: Statement, once: Callable[[], None]) -> None:
     """Try until the lock is there, with pauses in which readers get their turn; never without a `lock_timeout`."""
     deadline = time.monotonic() + conf.lock_retry_seconds
     pause, longest = _LOCK_PAUSE_SECONDS
     while True:
         try:
-            return once()
+            once()
+            return
         except ExecutionError as error:
             blocking = statement.lock is Lock.BLOCKING and error.code == "lock_timeout"
             if not blocking or time.monotonic() >= deadline:
@@ -353,7 +354,7 @@ def _check_index(session: Session, index: Index) -> None:
 
 
 def _drop(session: Session, found: verify.FoundIndex) -> None:
-    name = verify.quoted(verify.Identifier(found.name, found.schema))
+    name = verify.quoted(Identifier(found.name, found.schema))
     session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}")
 
 
@@ -363,8 +364,8 @@ def _drop(session: Session, found: verify.FoundIndex) -> None:
 def remove_leftovers(attempt: Attempt, outcome: Outcome) -> Outcome:
     """Drop the INVALID index that this attempt made and did not finish; the outcome stays what it is.
 
-    On a connection of its own, for a cancel may still be on its way to the first. What cannot be removed now is left to the
-    next attempt, which repairs it.
+    On a connection of its own, for a cancel may still be on its way to the first. What cannot be removed now is left to
+    the next attempt, which repairs it.
     """
     if isinstance(outcome, Succeeded) or outcome == Stopped(Stop.LEASE_LOST):
         return outcome

@@ -1,7 +1,7 @@
 """The thread beside the work: prolongs the lease, writes progress, sees stop requests, says who blocks us.
 
-It has connections of its own, both autocommit: a transaction left open would be waited for by a concurrent build. It stops
-the statement in the database (`pg_cancel_backend`), since a call inside libpq cannot be interrupted from Python.
+It has connections of its own, both autocommit: a transaction left open would be waited for by a concurrent build. It
+stops the statement in the database (`pg_cancel_backend`), since a call inside libpq cannot be interrupted from Python.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Stop(Enum):
     LEASE_LOST = "the lease is lost"
 
 
-# Where each phase of a B-tree build begins and how much of the whole it is, measured on PostgreSQL 15 and 18 (scan 54-58 %,
-# sort 5-6 %, load 20-21 %, validation 14-18 %). Phases that wait for others have no share of their own.
+# Where each phase of a B-tree build begins and how much of the whole it is, measured on PostgreSQL 15 and 18 (scan
+# 54-58 %, sort 5-6 %, load 20-21 %, validation 14-18 %). Phases that wait for others have no share of their own.
 _BUILD_PHASES = {
     "initializing": (0.0, 0.0),
     "waiting for writers before build": (0.0, 0.0),
@@ -132,7 +132,7 @@ class Heartbeat:
                 self._stop(Stop.SHUTDOWN)
 
     def _stop(self, reason: Stop) -> None:
-        """Remember why, and cancel what is running; at each beat again, in case it hit the gap between two statements."""
+        """Remember why, and cancel what is running; at every beat, in case one hits the gap between two statements."""
         self.stop = reason
         self._changed.set()
         if self._backend is not None:
@@ -188,8 +188,8 @@ class Heartbeat:
         unknown = {"progress_rate": None, "eta_seconds": None}
         if percent is None or len(self._samples) < 3:
             return unknown
-        (then, before), seconds = self._samples[0], now - self._samples[0][0]
-        pace = (percent - before) / seconds
+        then, before = self._samples[0]
+        pace = (percent - before) / (now - then)
         if pace <= 0:
             return unknown
         return {"progress_rate": round(pace * total / 100, 1), "eta_seconds": round((100 - percent) / pace)}

@@ -1,6 +1,7 @@
 """Dedicated connections to a target database, and PostgreSQL's errors in the product's words.
 
-The only place that imports the driver. A session is autocommit; it belongs to one attempt, or to the heartbeat beside it.
+The only place that imports the driver. A session is autocommit; it belongs to one attempt, or to the heartbeat beside
+it.
 """
 
 from __future__ import annotations
@@ -155,7 +156,10 @@ class Session:
 
 
 def hold_lock(connection: BaseDatabaseWrapper, key: str) -> None:
-    """Take an advisory lock in a session of Django's own, if it is free; it lasts until `drop_lock` or the session's end."""
+    """Take an advisory lock in a session of Django's own, if it is free; it lasts until `drop_lock`.
+
+    A session that ends gives it back too.
+    """
     with connection.cursor() as cursor:
         cursor.execute(queries()["try_advisory_lock"], {"key": key})
 

@@ -1,7 +1,7 @@
 """SQL text -> statements, and what each of them needs from the executor. Pure: no database is asked.
 
-The text is cut and classified by its tokens (sqlglot's PostgreSQL tokenizer: strings, dollar quotes, nested comments), never
-by a full parse, so that a statement with syntax newer than the parser still passes as it is.
+The text is cut and classified by its tokens (sqlglot's PostgreSQL tokenizer: strings, dollar quotes, nested comments),
+never by a full parse, so that a statement with syntax newer than the parser still passes as it is.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from typing import ClassVar
 
+from sqlglot import Token, TokenType
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import TokenError
-from sqlglot.tokens import Token, TokenType
 
 from ..errors import InvalidDefinition
 
@@ -59,7 +60,8 @@ class Identifier:
 class Index:
     """What a statement says of an index.
 
-    table: only for CREATE. tail: the text behind the table's name (method, columns, INCLUDE, WHERE ...), only for CREATE.
+    table: only for CREATE. tail: the text behind the table's name (method, columns, INCLUDE, WHERE ...), only for
+    CREATE.
     """
 
     action: IndexAction
@@ -95,7 +97,7 @@ class Statement:
 
 class _Tokenizer(Postgres.Tokenizer):
     # By default the words behind VACUUM, CALL, REINDEX ... are swallowed as one string.
-    COMMANDS: set[TokenType] = set()
+    COMMANDS: ClassVar[set[TokenType]] = set()
 
 
 class _Dialect(Postgres):
@@ -176,7 +178,7 @@ def _cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
 
 
 def _nesting(token: Token, before: Token | None, depth: int) -> int:
-    """Return by how much a token opens or closes a BEGIN ATOMIC body, within which semicolons do not end the statement."""
+    """Return by how much a token opens or closes a BEGIN ATOMIC body, in which semicolons do not end the statement."""
     if _is(token, "ATOMIC") and before is not None and _is(before, "BEGIN"):
         return 1
     if depth and _is(token, "CASE"):
@@ -211,8 +213,8 @@ def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: boo
 def _refuse(number: int, words: list[str], pair: str) -> None:
     if words[0] in _TRANSACTION_CONTROL or pair in _TRANSACTION_CONTROL:
         raise InvalidDefinition(
-            f"Statement {number} is {words[0]}: transactions are the executor's. Leave it out; each statement is committed "
-            "together with the mark that it is done."
+            f"Statement {number} is {words[0]}: transactions are the executor's. Leave it out; each statement is "
+            "committed together with the mark that it is done."
         )
     if pair == "SET LOCAL":
         raise InvalidDefinition(
@@ -259,8 +261,8 @@ def _created(number: int, sql: str, tokens: list[Token], words: list[str]) -> In
     at += 3 if tolerant else 0
     if words[at : at + 1] == ["ON"]:
         raise InvalidDefinition(
-            f"Statement {number} creates an index without a name. Give it one: without it nobody can tell what a worker that "
-            "died left behind, and nothing could drop it again."
+            f"Statement {number} creates an index without a name. Give it one: without, nobody can tell what a worker "
+            "that died left behind, and nothing could drop it again."
         )
     name, at = _name(tokens, at)
     if words[at : at + 1] != ["ON"]:

@@ -1,7 +1,7 @@
 """Post-conditions: is what was asked for really there.
 
-What a definition means is PostgreSQL's to say: the index that is asked for is built on an empty copy of its table, and the
-catalogue's words for both are compared.
+What a definition means is PostgreSQL's to say: the index that is asked for is built on an empty copy of its table, and
+the catalogue's words for both are compared.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def builders(session: Session, found: FoundIndex) -> list[dict[str, Any]]:
 
 
 def require_valid(session: Session, index: Index) -> FoundIndex:
-    """Return the index if it is there and valid; raise ExecutionError `effect_missing` or `effect_invalid` otherwise."""
+    """Return the index if it is there and valid; else raise ExecutionError `effect_missing` or `effect_invalid`."""
     found = find(session, index)
     if found is None:
         raise ExecutionError(
@@ -113,5 +113,6 @@ def _canonical(session: Session, index: Index) -> str:
 
 
 def _after_using(definition: str) -> str:
-    # The names before USING are the probe's or the table's; the method, columns and conditions behind it are what counts.
+    # The names before USING are the probe's or the table's; the method, columns and conditions behind it are what
+    # counts.
     return "USING " + definition.partition(" USING ")[2]

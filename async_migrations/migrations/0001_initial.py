@@ -7,97 +7,284 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AsyncMigrationCheckpoint',
+            name="AsyncMigrationCheckpoint",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=255, unique=True)),
-                ('migration_id', models.BigIntegerField(help_text='The row that `done` belongs to.', null=True)),
-                ('token', models.UUIDField(help_text='The attempt that may write.', null=True)),
-                ('direction', models.CharField(choices=[('forwards', 'Forwards'), ('backwards', 'Backwards')], default='forwards', max_length=16)),
-                ('done', models.JSONField(default=list, help_text='Digest of each statement that is done, in order.')),
-                ('begun', models.CharField(default='', help_text='Digest of a non-transactional statement under way.', max_length=64)),
-                ('outbox', models.JSONField(help_text='What `migrate` asked for and the row does not say yet.', null=True)),
-                ('updated_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(max_length=255, unique=True)),
+                ("migration_id", models.BigIntegerField(help_text="The row that `done` belongs to.", null=True)),
+                ("token", models.UUIDField(help_text="The attempt that may write.", null=True)),
+                (
+                    "direction",
+                    models.CharField(
+                        choices=[("forwards", "Forwards"), ("backwards", "Backwards")],
+                        default="forwards",
+                        max_length=16,
+                    ),
+                ),
+                ("done", models.JSONField(default=list, help_text="Digest of each statement that is done, in order.")),
+                (
+                    "begun",
+                    models.CharField(
+                        default="", help_text="Digest of a non-transactional statement under way.", max_length=64
+                    ),
+                ),
+                (
+                    "outbox",
+                    models.JSONField(help_text="What `migrate` asked for and the row does not say yet.", null=True),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
             ],
             options={
-                'verbose_name': 'async migration checkpoint',
+                "verbose_name": "async migration checkpoint",
             },
         ),
         migrations.CreateModel(
-            name='AsyncMigrationStatus',
+            name="AsyncMigrationStatus",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(help_text='Dotted path of the migration file.', max_length=255)),
-                ('database', models.CharField(default='default', help_text='Django alias of the target.', max_length=255)),
-                ('kind', models.CharField(choices=[('sql', 'SQL migration')], default='sql', max_length=16)),
-                ('direction', models.CharField(choices=[('forwards', 'Forwards'), ('backwards', 'Backwards')], default='forwards', max_length=16)),
-                ('status', models.CharField(choices=[('SCHEDULED', 'Scheduled'), ('STARTED', 'Started'), ('IN PROGRESS', 'In progress'), ('FINISHED', 'Finished'), ('ERROR', 'Error'), ('PAUSED', 'Paused'), ('CANCELLED', 'Cancelled'), ('ROLLED BACK', 'Rolled back')], default='SCHEDULED', max_length=16)),
-                ('meta', models.JSONField(blank=True, default=dict, encoder=django.core.serializers.json.DjangoJSONEncoder, help_text='job_id, error.')),
-                ('sql_forwards', models.TextField()),
-                ('sql_backwards', models.TextField()),
-                ('sql_digest', models.CharField(help_text='SHA-256 of both texts.', max_length=64)),
-                ('options', models.JSONField(blank=True, default=dict, help_text='Options of the migration file.')),
-                ('phase', models.CharField(blank=True, default='', help_text='What is going on, in words.', max_length=255)),
-                ('progress_done', models.BigIntegerField(blank=True, null=True)),
-                ('progress_total', models.BigIntegerField(blank=True, null=True)),
-                ('progress_unit', models.CharField(blank=True, default='', max_length=16)),
-                ('progress_rate', models.FloatField(blank=True, help_text='Units a second, over the last minute.', null=True)),
-                ('progress_percent', models.FloatField(blank=True, help_text='Of the whole, weighed by phase and statement.', null=True)),
-                ('eta_seconds', models.PositiveIntegerField(blank=True, help_text='Until the end, as of the heartbeat.', null=True)),
-                ('waiting_on', models.JSONField(blank=True, default=list, help_text='Sessions that block the statement.')),
-                ('attempt', models.PositiveIntegerField(default=0)),
-                ('max_attempts', models.PositiveIntegerField(default=5)),
-                ('has_run', models.BooleanField(default=False, help_text='A worker has begun it since it was scheduled.')),
-                ('stop_requested', models.CharField(blank=True, choices=[('cancel', 'Cancel')], max_length=16, null=True)),
-                ('lease_token', models.UUIDField(blank=True, null=True)),
-                ('lease_expires_at', models.DateTimeField(blank=True, null=True)),
-                ('slot', models.PositiveSmallIntegerField(blank=True, help_text='Its place among those that run at once.', null=True)),
-                ('worker', models.CharField(blank=True, default='', max_length=255)),
-                ('requested_by', models.CharField(blank=True, default='', max_length=255)),
-                ('outbox_id', models.UUIDField(blank=True, help_text='The last request taken over from the target.', null=True)),
-                ('run_at', models.DateTimeField(blank=True, help_text='Not to be claimed before.', null=True)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('updated_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('requested_at', models.DateTimeField(blank=True, null=True)),
-                ('dispatched_at', models.DateTimeField(blank=True, help_text='The message was sent.', null=True)),
-                ('started_at', models.DateTimeField(blank=True, help_text='The first attempt since it was asked for began.', null=True)),
-                ('finished_at', models.DateTimeField(blank=True, null=True)),
-                ('heartbeat_at', models.DateTimeField(blank=True, null=True)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("name", models.CharField(help_text="Dotted path of the migration file.", max_length=255)),
+                (
+                    "database",
+                    models.CharField(default="default", help_text="Django alias of the target.", max_length=255),
+                ),
+                ("kind", models.CharField(choices=[("sql", "SQL migration")], default="sql", max_length=16)),
+                (
+                    "direction",
+                    models.CharField(
+                        choices=[("forwards", "Forwards"), ("backwards", "Backwards")],
+                        default="forwards",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("SCHEDULED", "Scheduled"),
+                            ("STARTED", "Started"),
+                            ("IN PROGRESS", "In progress"),
+                            ("FINISHED", "Finished"),
+                            ("ERROR", "Error"),
+                            ("PAUSED", "Paused"),
+                            ("CANCELLED", "Cancelled"),
+                            ("ROLLED BACK", "Rolled back"),
+                        ],
+                        default="SCHEDULED",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "meta",
+                    models.JSONField(
+                        blank=True,
+                        default=dict,
+                        encoder=django.core.serializers.json.DjangoJSONEncoder,
+                        help_text="job_id, error.",
+                    ),
+                ),
+                ("sql_forwards", models.TextField()),
+                ("sql_backwards", models.TextField()),
+                ("sql_digest", models.CharField(help_text="SHA-256 of both texts.", max_length=64)),
+                ("options", models.JSONField(blank=True, default=dict, help_text="Options of the migration file.")),
+                (
+                    "phase",
+                    models.CharField(blank=True, default="", help_text="What is going on, in words.", max_length=255),
+                ),
+                ("progress_done", models.BigIntegerField(blank=True, null=True)),
+                ("progress_total", models.BigIntegerField(blank=True, null=True)),
+                ("progress_unit", models.CharField(blank=True, default="", max_length=16)),
+                (
+                    "progress_rate",
+                    models.FloatField(blank=True, help_text="Units a second, over the last minute.", null=True),
+                ),
+                (
+                    "progress_percent",
+                    models.FloatField(blank=True, help_text="Of the whole, weighed by phase and statement.", null=True),
+                ),
+                (
+                    "eta_seconds",
+                    models.PositiveIntegerField(blank=True, help_text="Until the end, as of the heartbeat.", null=True),
+                ),
+                (
+                    "waiting_on",
+                    models.JSONField(blank=True, default=list, help_text="Sessions that block the statement."),
+                ),
+                ("attempt", models.PositiveIntegerField(default=0)),
+                ("max_attempts", models.PositiveIntegerField(default=5)),
+                (
+                    "has_run",
+                    models.BooleanField(default=False, help_text="A worker has begun it since it was scheduled."),
+                ),
+                (
+                    "stop_requested",
+                    models.CharField(blank=True, choices=[("cancel", "Cancel")], max_length=16, null=True),
+                ),
+                ("lease_token", models.UUIDField(blank=True, null=True)),
+                ("lease_expires_at", models.DateTimeField(blank=True, null=True)),
+                (
+                    "slot",
+                    models.PositiveSmallIntegerField(
+                        blank=True, help_text="Its place among those that run at once.", null=True
+                    ),
+                ),
+                ("worker", models.CharField(blank=True, default="", max_length=255)),
+                ("requested_by", models.CharField(blank=True, default="", max_length=255)),
+                (
+                    "outbox_id",
+                    models.UUIDField(blank=True, help_text="The last request taken over from the target.", null=True),
+                ),
+                ("run_at", models.DateTimeField(blank=True, help_text="Not to be claimed before.", null=True)),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
+                (
+                    "updated_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
+                ("requested_at", models.DateTimeField(blank=True, null=True)),
+                ("dispatched_at", models.DateTimeField(blank=True, help_text="The message was sent.", null=True)),
+                (
+                    "started_at",
+                    models.DateTimeField(
+                        blank=True, help_text="The first attempt since it was asked for began.", null=True
+                    ),
+                ),
+                ("finished_at", models.DateTimeField(blank=True, null=True)),
+                ("heartbeat_at", models.DateTimeField(blank=True, null=True)),
             ],
             options={
-                'verbose_name': 'async migration',
-                'verbose_name_plural': 'async migrations',
-                'ordering': ['-id'],
-                'permissions': [('run_asyncmigrationstatus', 'Can run async migrations'), ('cancel_asyncmigrationstatus', 'Can cancel async migrations'), ('rollback_asyncmigrationstatus', 'Can roll back async migrations'), ('tune_asyncmigrationstatus', 'Can tune async migrations'), ('hold_asyncmigrationstatus', 'Can hold async migrations')],
-                'indexes': [models.Index(fields=['status', 'database'], name='async_migration_status_idx'), models.Index(fields=['created_at'], name='async_migration_created_idx')],
-                'constraints': [models.UniqueConstraint(fields=('name', 'database'), name='async_migration_name_database'), models.UniqueConstraint(fields=('database', 'slot'), name='async_migration_slot'), models.CheckConstraint(condition=models.Q(('status__in', ['SCHEDULED', 'STARTED', 'IN PROGRESS', 'FINISHED', 'ERROR', 'PAUSED', 'CANCELLED', 'ROLLED BACK'])), name='async_migration_status'), models.CheckConstraint(condition=models.Q(('kind__in', ['sql'])), name='async_migration_kind'), models.CheckConstraint(condition=models.Q(('direction__in', ['forwards', 'backwards'])), name='async_migration_direction'), models.CheckConstraint(condition=models.Q(models.Q(('lease_expires_at__isnull', False), ('lease_token__isnull', False), ('slot__isnull', False), ('status', 'IN PROGRESS')), models.Q(models.Q(('status', 'IN PROGRESS'), _negated=True), ('lease_expires_at__isnull', True), ('lease_token__isnull', True), ('slot__isnull', True)), _connector='OR'), name='async_migration_leased'), models.CheckConstraint(condition=models.Q(models.Q(('finished_at__isnull', False), ('status__in', ['CANCELLED', 'ERROR', 'FINISHED', 'ROLLED BACK'])), models.Q(models.Q(('status__in', ['CANCELLED', 'ERROR', 'FINISHED', 'ROLLED BACK']), _negated=True), ('finished_at__isnull', True)), _connector='OR'), name='async_migration_finished_at'), models.CheckConstraint(condition=models.Q(('attempt__lte', models.F('max_attempts'))), name='async_migration_attempts'), models.CheckConstraint(condition=models.Q(models.Q(('direction', 'backwards'), ('status', 'FINISHED'), _negated=True), models.Q(('direction', 'forwards'), ('status', 'ROLLED BACK'), _negated=True)), name='async_migration_end_direction')],
+                "verbose_name": "async migration",
+                "verbose_name_plural": "async migrations",
+                "ordering": ["-id"],
+                "permissions": [
+                    ("run_asyncmigrationstatus", "Can run async migrations"),
+                    ("cancel_asyncmigrationstatus", "Can cancel async migrations"),
+                    ("rollback_asyncmigrationstatus", "Can roll back async migrations"),
+                    ("tune_asyncmigrationstatus", "Can tune async migrations"),
+                    ("hold_asyncmigrationstatus", "Can hold async migrations"),
+                ],
+                "indexes": [
+                    models.Index(fields=["status", "database"], name="async_migration_status_idx"),
+                    models.Index(fields=["created_at"], name="async_migration_created_idx"),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("name", "database"), name="async_migration_name_database"),
+                    models.UniqueConstraint(fields=("database", "slot"), name="async_migration_slot"),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                [
+                                    "SCHEDULED",
+                                    "STARTED",
+                                    "IN PROGRESS",
+                                    "FINISHED",
+                                    "ERROR",
+                                    "PAUSED",
+                                    "CANCELLED",
+                                    "ROLLED BACK",
+                                ],
+                            )
+                        ),
+                        name="async_migration_status",
+                    ),
+                    models.CheckConstraint(condition=models.Q(("kind__in", ["sql"])), name="async_migration_kind"),
+                    models.CheckConstraint(
+                        condition=models.Q(("direction__in", ["forwards", "backwards"])),
+                        name="async_migration_direction",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(
+                                ("lease_expires_at__isnull", False),
+                                ("lease_token__isnull", False),
+                                ("slot__isnull", False),
+                                ("status", "IN PROGRESS"),
+                            ),
+                            models.Q(
+                                models.Q(("status", "IN PROGRESS"), _negated=True),
+                                ("lease_expires_at__isnull", True),
+                                ("lease_token__isnull", True),
+                                ("slot__isnull", True),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="async_migration_leased",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(
+                                ("finished_at__isnull", False),
+                                ("status__in", ["CANCELLED", "ERROR", "FINISHED", "ROLLED BACK"]),
+                            ),
+                            models.Q(
+                                models.Q(
+                                    ("status__in", ["CANCELLED", "ERROR", "FINISHED", "ROLLED BACK"]), _negated=True
+                                ),
+                                ("finished_at__isnull", True),
+                            ),
+                            _connector="OR",
+                        ),
+                        name="async_migration_finished_at",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(("attempt__lte", models.F("max_attempts"))), name="async_migration_attempts"
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            models.Q(("direction", "backwards"), ("status", "FINISHED"), _negated=True),
+                            models.Q(("direction", "forwards"), ("status", "ROLLED BACK"), _negated=True),
+                        ),
+                        name="async_migration_end_direction",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='AsyncMigrationEvent',
+            name="AsyncMigrationEvent",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(help_text='Name of the transition, or what else happened.', max_length=32)),
-                ('from_status', models.CharField(blank=True, default='', max_length=16)),
-                ('to_status', models.CharField(blank=True, default='', max_length=16)),
-                ('attempt', models.PositiveIntegerField(default=0)),
-                ('by', models.CharField(blank=True, default='', help_text='Who asked, or which worker did it.', max_length=255)),
-                ('request_id', models.CharField(blank=True, default='', max_length=128)),
-                ('detail', models.JSONField(blank=True, default=dict, encoder=django.core.serializers.json.DjangoJSONEncoder)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False)),
-                ('migration', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='events', to='async_migrations.asyncmigrationstatus')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("kind", models.CharField(help_text="Name of the transition, or what else happened.", max_length=32)),
+                ("from_status", models.CharField(blank=True, default="", max_length=16)),
+                ("to_status", models.CharField(blank=True, default="", max_length=16)),
+                ("attempt", models.PositiveIntegerField(default=0)),
+                (
+                    "by",
+                    models.CharField(
+                        blank=True, default="", help_text="Who asked, or which worker did it.", max_length=255
+                    ),
+                ),
+                ("request_id", models.CharField(blank=True, default="", max_length=128)),
+                (
+                    "detail",
+                    models.JSONField(blank=True, default=dict, encoder=django.core.serializers.json.DjangoJSONEncoder),
+                ),
+                (
+                    "created_at",
+                    models.DateTimeField(db_default=django.db.models.functions.datetime.Now(), editable=False),
+                ),
+                (
+                    "migration",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="events",
+                        to="async_migrations.asyncmigrationstatus",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'async migration event',
-                'ordering': ['id'],
+                "verbose_name": "async migration event",
+                "ordering": ["id"],
             },
         ),
     ]

@@ -1,0 +1,321 @@
+"""`manage.py async_migrations`: look after migrations from the command line of a host that reaches the database."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.utils.dateparse import parse_datetime
+
+from async_migrations import lifecycle
+from async_migrations.asking import ask, tell
+from async_migrations.conf import conf
+from async_migrations.errors import TransitionRefused
+from async_migrations.lifecycle import Origin
+from async_migrations.management.display import Display, as_dict, event_as_dict, printable
+from async_migrations.management.waiting import Bars, Exit, Lines, Watch, describe, wait
+from async_migrations.models import AsyncMigrationStatus
+from async_migrations.states import Status
+
+EPILOG = """exit codes:
+  0    done; with wait or --wait: all of them ended as wanted
+  1    one failed or was cancelled
+  2    wrong usage, no such migration, or not allowed in its status
+  3    the database cannot be reached
+  75   still going on when the time was up
+  130  interrupted; the migrations go on
+"""
+WANTED = {"run": Status.FINISHED, "cancel": Status.CANCELLED, "rollback": Status.ROLLED_BACK}
+Options = dict[str, Any]
+
+
+class Command(BaseCommand):
+    help = "List, show, run, cancel and roll back async migrations, and wait for them."
+    # A check that looks into the database would fail before the exit code for "unreachable" can be given.
+    requires_system_checks = ()
+
+    display: Display
+
+    def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
+        kwargs |= {"epilog": EPILOG, "formatter_class": argparse.RawDescriptionHelpFormatter}
+        return super().create_parser(prog_name, subcommand, **kwargs)
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        _add_list(verbs)
+        _add_show(verbs)
+        for verb, text in (
+            ("run", "put migrations in line for a worker, forwards"),
+            ("cancel", "stop migrations for good; the worker cleans up first"),
+            ("rollback", "carry out the backward SQL"),
+        ):
+            _add_request(verbs, verb, text)
+        _add_wait(verbs)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Carry one verb out; ends by SystemExit with one of the exit codes unless all is well."""
+        colour = True if options["force_color"] else False if options["no_color"] else None
+        self.display = Display(options.get("stdout"), as_json=options["as_json"], colour=colour)
+        verbs: dict[str, Callable[[Options], Exit]] = {"list": self._list, "show": self._show, "wait": self._wait}
+        try:
+            code = verbs.get(options["verb"], self._request)(options)
+            self.display.console.file.flush()
+        except (OperationalError, InterfaceError) as exc:
+            raise CommandError(_unreachable(exc), returncode=Exit.UNREACHABLE) from exc
+        except ProgrammingError as exc:
+            raise CommandError(_no_tables(exc), returncode=Exit.REFUSED) from exc
+        except KeyboardInterrupt:
+            self.stderr.write("Interrupted.")
+            code = Exit.INTERRUPTED
+        except BrokenPipeError:
+            _quiet_stdout()
+            code = Exit.FAILED
+        if code:
+            sys.exit(code)
+
+    # --- the verbs -------------------------------------------------------------------------------------------------
+
+    def _list(self, options: Options) -> Exit:
+        rows = lifecycle.rows()
+        if options["status"]:
+            rows = rows.filter(status__in=options["status"])
+        if options["database"]:
+            rows = rows.filter(database=options["database"])
+        if options["search"]:
+            rows = rows.filter(name__icontains=options["search"])
+        self.display.rows(list(rows))
+        return Exit.DONE
+
+    def _show(self, options: Options) -> Exit:
+        (row,) = find([options["migration"]], options["database"])
+        events = list(row.events.using(conf.control_database))
+        if self.display.as_json:
+            sql = {"sql_forwards": row.sql_forwards, "sql_backwards": row.sql_backwards}
+            self.display.json({**as_dict(row), **sql, "events": [event_as_dict(event) for event in events]})
+        else:
+            self.display.detail(row, events)
+        return Exit.DONE
+
+    def _request(self, options: Options) -> Exit:
+        """Run, cancel or roll back; all names are looked up before anything is asked for."""
+        verb = options["verb"]
+        rows = find(options["migrations"], options["database"])
+        if verb == "rollback" and not options["no_input"] and not self._confirmed(rows):
+            self.stderr.write("Nothing was rolled back.")
+            return Exit.REFUSED
+        watches, refused = self._ask_each(verb, rows, options.get("run_at"))
+        code = Exit.DONE
+        if options["wait"]:
+            code = self._wait_for(watches, options["timeout"])
+        elif any(watch.row.status == Status.ERROR for watch in watches):  # Carried out inline: there is no broker.
+            code = Exit.FAILED
+        if self.display.as_json:
+            self.display.json([as_dict(watch.row) for watch in watches])
+        return Exit.REFUSED if refused else code
+
+    def _ask_each(
+        self, verb: str, rows: Sequence[AsyncMigrationStatus], run_at: datetime | None
+    ) -> tuple[list[Watch], int]:
+        """Return what to wait for, and how many were refused; one refusal keeps nothing else from happening."""
+        origin = Origin(by=_who())
+        watches = []
+        for row in rows:
+            try:
+                answer = ask(verb, row.pk, origin, run_at=run_at)
+            except TransitionRefused as exc:
+                self.stderr.write(f"Refused: {exc}")
+            except AsyncMigrationStatus.DoesNotExist:
+                self.stderr.write(f"Refused: {row.name} on {row.database} is not there any more.")
+            else:
+                self.display.line(tell(answer))
+                watches.append(Watch(answer.migration, WANTED[verb]))
+        return watches, len(rows) - len(watches)
+
+    def _wait(self, options: Options) -> Exit:
+        watches = [Watch.of(row) for row in find(options["migrations"], options["database"])]
+        code = self._wait_for(watches, options["timeout"])
+        if self.display.as_json:
+            self.display.json([as_dict(watch.row) for watch in watches])
+        return code
+
+    def _wait_for(self, watches: Sequence[Watch], timeout: float | None) -> Exit:
+        for watch in watches:
+            if watch.row.status in {Status.SCHEDULED, Status.PAUSED}:
+                self.stderr.write(f"{describe(watch.row)}: nobody has started it yet; `run` does.")
+        try:
+            code = wait(watches, timeout, Bars(self.display.console) if self.display.rich else Lines(self.display))
+        except KeyboardInterrupt:
+            going = [str(watch.row.pk) for watch in watches if not watch.row.terminal]
+            self.stderr.write(
+                f"Interrupted; nothing was stopped, the migrations go on. Look again: "
+                f"manage.py async_migrations wait {' '.join(going)}"
+            )
+            return Exit.INTERRUPTED
+        except AsyncMigrationStatus.DoesNotExist as exc:
+            raise CommandError(str(exc), returncode=Exit.REFUSED) from exc
+        for reason in _reasons(watches, timeout):
+            self.stderr.write(printable(reason))
+        return code
+
+    def _confirmed(self, rows: Sequence[AsyncMigrationStatus]) -> bool:
+        """Ask a person at a terminal; a script has said what it wants by calling."""
+        if not (sys.stdin.isatty() and self.display.rich):
+            return True
+        for row in rows:
+            self.display.sql(f"{row.name} on {row.database}, {row.status}", row.sql_backwards)
+        try:
+            return input("\nCarry out this backward SQL? [y/N] ").strip().lower() in {"y", "yes"}
+        except EOFError:
+            return False
+
+
+def find(words: Sequence[str], database: str | None) -> list[AsyncMigrationStatus]:
+    """Return the migrations that are meant, each once, in the order given.
+
+    words: ids, full names, or the last parts of names. Raises CommandError for one that is unknown or ambiguous.
+    """
+    rows = {row.pk: row for row in (_find(word, database) for word in words)}
+    return list(rows.values())
+
+
+def _find(word: str, database: str | None) -> AsyncMigrationStatus:
+    known = lifecycle.rows().filter(database=database) if database else lifecycle.rows()
+    if word.isdecimal():
+        found = list(known.filter(pk=int(word)))
+    else:
+        found = list(known.filter(name=word)) or list(known.filter(name__endswith=f".{word}"))
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        where = f" on database {database!r}" if database else ""
+        raise CommandError(
+            f"There is no migration {word!r}{where}; `manage.py async_migrations list` shows what there is.",
+            returncode=Exit.REFUSED,
+        )
+    which = ", ".join(f"{row.pk} is {row.name} on {row.database}" for row in reversed(found))
+    raise CommandError(f"{word!r} is ambiguous: {which}. Say the id, or --database.", returncode=Exit.REFUSED)
+
+
+def _reasons(watches: Sequence[Watch], timeout: float | None) -> Iterator[str]:
+    """Say for each migration that did not end as wanted what became of it."""
+    for watch in watches:
+        row = watch.row
+        if not row.terminal:
+            yield f"After {timeout:g} s still going on: {describe(row)}"
+        elif row.status != watch.wanted:
+            error = row.meta.get("error") or {}
+            said = " ".join(str(error[key]) for key in ("message", "detail", "hint") if error.get(key))
+            yield f"{row.pk} {row.name} on {row.database} ended as {row.status}, not {watch.wanted}. {said}".rstrip()
+
+
+def _who() -> str:
+    """Return the person at this host, such as alice@web-1."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # A container may run as a number without a name.
+        user = f"uid-{os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:255]
+
+
+def _unreachable(exc: Exception) -> str:
+    reason = " ".join(str(exc).split())
+    return f"The control database {conf.control_database!r} cannot be reached: {reason}. Migrations under way go on."
+
+
+def _no_tables(exc: Exception) -> str:
+    reason = str(exc).strip().splitlines()[0]
+    return f"The control database {conf.control_database!r} refused: {reason}. Has `manage.py migrate` been run there?"
+
+
+def _quiet_stdout() -> None:
+    """Keep the interpreter from complaining at its end about a reader, such as `head`, that has gone."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# --- the arguments ---------------------------------------------------------------------------------------------------
+
+
+def _add_list(verbs: Any) -> None:
+    parser = _add(verbs, "list", "list migrations, newest first")
+    parser.add_argument(
+        "--status",
+        action="append",
+        type=_status,
+        metavar="STATUS",
+        help=f"only these; may be repeated: {', '.join(Status.values)}",
+    )
+    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+
+
+def _add_show(verbs: Any) -> None:
+    parser = _add(verbs, "show", "show one migration with its error, SQL and events")
+    parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
+
+
+def _add_request(verbs: Any, verb: str, text: str) -> None:
+    parser = _add(verbs, verb, text)
+    _add_migrations(parser)
+    parser.add_argument("--wait", action="store_true", help="wait until they end")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+    if verb == "run":
+        parser.add_argument("--run-at", type=_moment, metavar="TIME", help="begin not before, ISO 8601 with an offset")
+    if verb == "rollback":
+        parser.add_argument("--no-input", action="store_true", help="do not ask at a terminal")
+
+
+def _add_wait(verbs: Any) -> None:
+    parser = _add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback")
+    _add_migrations(parser)
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+
+
+def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        verb,
+        help=text,
+        description=text.capitalize() + ".",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
+    return parser
+
+
+def _add_migrations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("migrations", nargs="+", metavar="ID", help="id, name, or last part of the name")
+
+
+def _status(text: str) -> str:
+    status = text.upper().replace("_", " ").replace("-", " ")
+    if status not in Status.values:
+        raise argparse.ArgumentTypeError(f"{text!r} is no status: say one of {', '.join(Status.values)}")
+    return status
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _moment(text: str) -> datetime:
+    try:
+        value = parse_datetime(text)
+    except ValueError:
+        value = None
+    if value is None or value.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time with an offset: say it like 2026-11-22T03:00:00+01:00")
+    return value

@@ -1,0 +1,48 @@
+"""Pages of a list: `page` and `page_size`, nonsense refused instead of ignored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.exceptions import NotFound, ValidationError
+from rest_framework.pagination import PageNumberPagination
+from rest_framework.request import Request
+
+PARAMETERS = frozenset({"page", "page_size"})
+
+
+class Pages(PageNumberPagination):
+    page_size = 50
+    max_page_size = 500
+    page_query_param = "page"
+    page_query_description = "Number of the page, from 1."
+    page_size_query_param = "page_size"
+    page_size_query_description = f"Results per page, 1 to {max_page_size}; default {page_size}."
+    last_page_strings = ()
+
+    def get_page_size(self, request: Request) -> int:
+        return _count(request, "page_size", self.page_size, self.max_page_size)
+
+    def get_page_number(self, request: Request, paginator: Any) -> int:
+        number = _count(request, "page", 1, None)
+        if number > paginator.num_pages:
+            raise NotFound(f"There is no page {number}; the last one is {paginator.num_pages}.")
+        return number
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        """Return REST framework's description of the parameters, with the limits that hold."""
+        limits = {"page": {"minimum": 1}, "page_size": {"minimum": 1, "maximum": self.max_page_size, "default": 50}}
+        parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        return [{**each, "schema": {**each["schema"], **limits[each["name"]]}} for each in parameters]
+
+
+def _count(request: Request, name: str, default: int, most: int | None) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    # `isdecimal` accepts other scripts' digits; more than 18 digits is no page, and int() refuses very many.
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else 0
+    if number < 1 or (most is not None and number > most):
+        limit = f"from 1 to {most}" if most else "from 1"
+        raise ValidationError({name: [f"This is no whole number {limit}."]})
+    return number

@@ -1,0 +1,41 @@
+"""Who may do what: reading needs the view permission, each verb its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework.exceptions import NotAuthenticated, PermissionDenied
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+
+VIEWERS = "async_migrations viewers"
+OPERATORS = "async_migrations operators"
+
+VIEW = "async_migrations.view_asyncmigrationstatus"
+RUN = "async_migrations.run_asyncmigrationstatus"
+CANCEL = "async_migrations.cancel_asyncmigrationstatus"
+ROLLBACK = "async_migrations.rollback_asyncmigrationstatus"
+
+
+class PermissionMissing(PermissionDenied):
+    """The user is known, but lacks a permission; the answer names it."""
+
+    def __init__(self, name: str, permission: str) -> None:
+        group = VIEWERS if permission == VIEW else OPERATORS
+        super().__init__(
+            f"{name} lacks the permission {permission}. Nothing was done. "
+            f"The members of the group {group!r} have it; an administrator can add to it."
+        )
+        self.members = {"missing_permission": permission}
+
+
+class HasPermissionOfDoor(BasePermission):
+    """Let pass whoever has the view's `permission`; NotAuthenticated and PermissionMissing for the others."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        user = request.user
+        if user is None or not user.is_authenticated:
+            raise NotAuthenticated("Send a token: Authorization: Bearer TOKEN. See manage.py create_api_token.")
+        if not user.has_perm(view.permission):
+            raise PermissionMissing(user.get_username(), view.permission)
+        return True

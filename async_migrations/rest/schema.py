@@ -1,0 +1,248 @@
+"""What the OpenAPI document says beyond what the code shows by itself: credentials, headers, errors, examples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.conf import settings
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+
+from .problems import CODES, MEDIA_TYPE
+from .serializers import ProblemSerializer
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+TAG = "async-migrations"
+
+#: Where every door can fail, and where those that read a body or look at one migration can besides.
+EVERYWHERE = (
+    "bad_request",
+    "validation_error",
+    "not_authenticated",
+    "invalid_token",
+    "token_expired",
+    "permission_denied",
+    "not_acceptable",
+    "body_too_large",
+    "internal_error",
+    "database_unavailable",
+)
+OF_ONE = ("not_found",)
+OF_A_VERB = (
+    "not_found",
+    "malformed_json",
+    "csrf_failed",
+    "invalid_transition",
+    "length_required",
+    "precondition_failed",
+    "unsupported_media_type",
+)
+
+
+class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "async_migrations.rest.authentication.ApiTokenAuthentication"
+    name = "bearerAuth"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A token of `manage.py create_api_token`. `Authorization: Token ...` works as well.",
+        }
+
+
+class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
+    target_class = "async_migrations.rest.authentication.BrowserAuthentication"
+    name = "sessionAuth"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
+        return {
+            "type": "apiKey",
+            "in": "cookie",
+            "name": settings.SESSION_COOKIE_NAME,
+            "description": "The session of the admin. What changes something needs the header X-CSRFToken too.",
+        }
+
+
+def documented(
+    operation_id: str,
+    summary: str,
+    description: str,
+    *,
+    answers: dict[int, Any],
+    problems: tuple[str, ...] = (),
+    parameters: tuple[OpenApiParameter, ...] = (),
+    request: Any = None,
+    examples: tuple[OpenApiExample, ...] = (),
+) -> Callable[[F], F]:
+    """Describe one operation; the errors and headers that every door has are added."""
+    codes = EVERYWHERE + problems
+    statuses = sorted({CODES[code][0] for code in codes} | set(answers))
+    return extend_schema(
+        operation_id=operation_id,
+        summary=summary,
+        description=description,
+        tags=[TAG],
+        request=request,
+        responses={**answers, **_problem_answers(codes)},
+        parameters=[*parameters, *_common_headers(statuses)],
+        examples=list(examples),
+    )
+
+
+def header(name: str, description: str, statuses: list[int], kind: Any = OpenApiTypes.STR) -> OpenApiParameter:
+    """Describe a header of the answers with these statuses."""
+    return OpenApiParameter(name, kind, OpenApiParameter.HEADER, description=description, response=statuses)
+
+
+def request_header(name: str, description: str) -> OpenApiParameter:
+    return OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description)
+
+
+def _common_headers(statuses: list[int]) -> list[OpenApiParameter]:
+    return [
+        request_header("X-Request-ID", "Up to 128 visible ASCII characters; taken over into log, events and answer."),
+        header("X-Request-ID", "The request's id, or a new one.", list(statuses)),
+        header("WWW-Authenticate", "The scheme that is wanted.", [401]),
+        header("Retry-After", "Seconds after which asking again makes sense.", [503], OpenApiTypes.INT),
+    ]
+
+
+def _problem_answers(codes: tuple[str, ...]) -> dict[Any, OpenApiResponse]:
+    by_status: dict[int, list[str]] = {}
+    for code in codes:
+        by_status.setdefault(CODES[code][0], []).append(code)
+    return {
+        (status, MEDIA_TYPE): OpenApiResponse(
+            ProblemSerializer,
+            description=". ".join(f"`{code}`: {CODES[code][1]}" for code in found),
+            examples=[_problem_example(code) for code in found],
+        )
+        for status, found in sorted(by_status.items())
+    }
+
+
+_MEMBERS: dict[str, dict[str, Any]] = {
+    "validation_error": {"errors": {"page": ["This is no whole number from 1."]}},
+    "invalid_transition": {"status_now": "FINISHED", "allowed": ["rollback"]},
+    "permission_denied": {"missing_permission": "async_migrations.run_asyncmigrationstatus"},
+}
+
+
+def _problem_example(code: str) -> OpenApiExample:
+    status, title = CODES[code]
+    value = {
+        "type": f"urn:problem-type:async-migrations:{code}",
+        "title": title,
+        "status": status,
+        "detail": "What happened this time, and what to do next.",
+        "instance": "/api/async-migrations",
+        "code": code,
+        **_MEMBERS.get(code, {}),
+        "request_id": "4f9d2c1e-6f1c-4a63-9a40-0f1f3f6a2b77",
+    }
+    return OpenApiExample(code, value=value, media_type=MEDIA_TYPE, status_codes=[str(status)], response_only=True)
+
+
+ETAG = "Changes whenever the migration does."
+RETRY_AFTER = "Seconds after which to look again; absent when the status is terminal."
+IF_MATCH = request_header("If-Match", "An ETag: do it only if the migration still is what was read, else 412.")
+IF_NONE_MATCH = request_header("If-None-Match", "An ETag: answer 304 while the migration still is what was read.")
+
+ROW: dict[str, Any] = {
+    "id": 12,
+    "name": "tasks.migrations.0055_task_proj_octlen_idx_async",
+    "database": "default",
+    "kind": "sql",
+    "direction": "forwards",
+    "status": "IN PROGRESS",
+    "terminal": False,
+    "stop_requested": None,
+    "meta": {"job_id": "3f0c9a56-0c0e-4c55-8f52-0a6c6a1f3b1e"},
+    "phase": "building index: scanning table",
+    "progress": {
+        "done": 118211,
+        "total": 441021,
+        "unit": "blocks",
+        "percent": 26.8,
+        "rate_per_second": 9120.0,
+        "eta_seconds": 35,
+    },
+    "waiting_on": [],
+    "throttled": None,
+    "attempt": 1,
+    "max_attempts": 5,
+    "worker": "db-worker-2:4711",
+    "requested_by": "ci",
+    "run_at": None,
+    "created_at": "2026-11-22T10:00:00Z",
+    "updated_at": "2026-11-22T10:31:07.104112Z",
+    "requested_at": "2026-11-22T10:30:54.250911Z",
+    "started_at": "2026-11-22T10:30:54.391004Z",
+    "finished_at": None,
+    "heartbeat_at": "2026-11-22T10:31:07.104112Z",
+}
+DETAIL: dict[str, Any] = {
+    **ROW,
+    "sql_forwards": "CREATE INDEX CONCURRENTLY task_proj_octlen_idx ON task (project_id)",
+    "sql_backwards": "DROP INDEX CONCURRENTLY IF EXISTS task_proj_octlen_idx",
+    "sql_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "options": {},
+}
+STARTED: dict[str, Any] = {
+    **ROW,
+    "status": "STARTED",
+    "meta": {},
+    "phase": "",
+    "progress": {
+        "done": None,
+        "total": None,
+        "unit": "",
+        "percent": None,
+        "rate_per_second": None,
+        "eta_seconds": None,
+    },
+    "attempt": 0,
+    "worker": "",
+    "started_at": None,
+    "heartbeat_at": None,
+}
+EVENT: dict[str, Any] = {
+    "id": 40,
+    "kind": "run",
+    "from_status": "SCHEDULED",
+    "to_status": "STARTED",
+    "attempt": 0,
+    "by": "ci",
+    "request_id": "4f9d2c1e-6f1c-4a63-9a40-0f1f3f6a2b77",
+    "detail": {},
+    "created_at": "2026-11-22T10:30:54.250911Z",
+}
+SUMMARY: dict[str, Any] = {
+    "total": 3,
+    "by_status": {
+        "SCHEDULED": 0,
+        "STARTED": 1,
+        "IN PROGRESS": 1,
+        "FINISHED": 1,
+        "ERROR": 0,
+        "PAUSED": 0,
+        "CANCELLED": 0,
+        "ROLLED BACK": 0,
+    },
+    "by_database": {"default": {"STARTED": 1, "IN PROGRESS": 1, "FINISHED": 1}},
+    "oldest_in_line_seconds": 12.4,
+}
+
+
+def example(name: str, value: Any, *statuses: int) -> OpenApiExample:
+    return OpenApiExample(
+        name,
+        value=value,
+        media_type="application/json",
+        status_codes=[str(status) for status in statuses],
+        response_only=True,
+    )

@@ -1,0 +1,193 @@
+"""What the doors read and answer. The fields of a row and their order are the contract's."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
+from rest_framework import serializers
+
+from ..models import AsyncMigrationEvent, AsyncMigrationStatus
+from ..states import Direction, Kind, Status, StopRequest
+from .filters import parse_aware
+
+# --- fields ----------------------------------------------------------------------------------------------------------
+
+
+class TimeField(serializers.DateTimeField):
+    """A time as ISO 8601 in UTC, whatever format and time zone the project has set; read only with its offset."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format="iso-8601", default_timezone=UTC, **options)
+
+    def to_internal_value(self, value: Any) -> datetime:
+        try:
+            return parse_aware(value)
+        except ValueError as exc:
+            raise serializers.ValidationError(str(exc), code="invalid") from exc
+
+
+class FiniteField(serializers.FloatField):
+    """A number that JSON can carry; infinity and NaN are not known, that is null."""
+
+    def to_representation(self, value: Any) -> float | None:  # type: ignore[override]
+        return float(value) if math.isfinite(value) else None
+
+
+class Strict(serializers.Serializer[Any]):
+    """A body in which a field that nobody reads is an error: it would be a wish that is silently not granted."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (unknown := sorted(set(data) - set(self.fields))):
+            offered = ", ".join(self.fields) or "none"
+            raise serializers.ValidationError(
+                {name: [f"There is no such field here. There are: {offered}."] for name in unknown}
+            )
+        return super().to_internal_value(data)
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class MigrationErrorSerializer(serializers.Serializer[Any]):
+    """Why a migration ended in ERROR."""
+
+    code = serializers.CharField(help_text="Stable name of the kind of failure.")
+    message = serializers.CharField(help_text="What happened; PostgreSQL's own words where it spoke.")
+    sqlstate = serializers.CharField(allow_null=True, help_text="PostgreSQL's five characters.")
+    detail = serializers.CharField(allow_null=True)
+    hint = serializers.CharField(allow_null=True, help_text="What to do next.")
+    statement = serializers.IntegerField(allow_null=True, help_text="Number of the statement, from 1.")
+
+
+class MetaSerializer(serializers.Serializer[Any]):
+    """What the original design promises about an attempt; empty before the first."""
+
+    job_id = serializers.CharField(required=False, help_text="Identity of the current or last attempt.")
+    error = MigrationErrorSerializer(required=False)
+
+
+@extend_schema_field(MetaSerializer)
+class MetaField(serializers.JSONField):
+    pass
+
+
+class ProgressSerializer(serializers.Serializer[AsyncMigrationStatus]):
+    """How far it is. What is not known is null, never a guess."""
+
+    done = serializers.IntegerField(source="progress_done", allow_null=True)
+    total = serializers.IntegerField(source="progress_total", allow_null=True)
+    unit = serializers.CharField(source="progress_unit", help_text="Empty while nothing is counted.")
+    percent = FiniteField(allow_null=True, help_text="0 to 100; 100 only when the status is FINISHED.")
+    rate_per_second = FiniteField(source="progress_rate", allow_null=True)
+    eta_seconds = serializers.IntegerField(allow_null=True)
+
+
+class MigrationSerializer(serializers.Serializer[AsyncMigrationStatus]):
+    """A migration: one unit of background work."""
+
+    id = serializers.IntegerField()
+    name = serializers.CharField(help_text="Dotted path of the migration file.")
+    database = serializers.CharField(help_text="Django alias of the target.")
+    kind = serializers.ChoiceField(choices=Kind.choices)
+    direction = serializers.ChoiceField(choices=Direction.choices, help_text="Which of the two SQL texts is meant.")
+    status = serializers.ChoiceField(choices=Status.choices)
+    terminal = serializers.BooleanField(help_text="Nothing changes any more unless somebody asks.")
+    stop_requested = serializers.ChoiceField(choices=StopRequest.choices, allow_null=True)
+    meta = MetaField()
+    phase = serializers.CharField(help_text="What is going on, in words; empty when nothing is.")
+    progress = ProgressSerializer(source="*")
+    waiting_on = serializers.ListField(child=serializers.DictField(), help_text="Sessions that block the statement.")
+    throttled = serializers.SerializerMethodField(help_text="Why it waits for a healthier database; null: it does not.")
+    attempt = serializers.IntegerField(help_text="Number of the current or last attempt, from 1; 0 before the first.")
+    max_attempts = serializers.IntegerField()
+    worker = serializers.CharField(help_text="Who carries it out, or did so last; empty before.")
+    requested_by = serializers.CharField(help_text="Who asked last; empty if nobody has.")
+    run_at = TimeField(allow_null=True, help_text="Not to begin before.")
+    created_at = TimeField()
+    updated_at = TimeField()
+    requested_at = TimeField(allow_null=True)
+    started_at = TimeField(allow_null=True)
+    finished_at = TimeField(allow_null=True)
+    heartbeat_at = TimeField(allow_null=True)
+
+    @extend_schema_field({"type": "object", "additionalProperties": {}, "nullable": True})
+    def get_throttled(self, row: AsyncMigrationStatus) -> None:
+        return None
+
+
+class MigrationDetailSerializer(MigrationSerializer):
+    """A migration with its SQL."""
+
+    sql_forwards = serializers.CharField()
+    sql_backwards = serializers.CharField()
+    sql_digest = serializers.CharField(help_text="SHA-256 over both texts, hexadecimal.")
+    options = serializers.DictField(help_text="Options of the migration file.")
+
+
+class EventSerializer(serializers.Serializer[AsyncMigrationEvent]):
+    """One thing that happened to a migration."""
+
+    id = serializers.IntegerField()
+    kind = serializers.CharField(help_text="Name of the transition, or what else happened.")
+    from_status = serializers.CharField(help_text="Empty where the status stayed as it was.")
+    to_status = serializers.CharField(help_text="Empty where the status stayed as it was.")
+    attempt = serializers.IntegerField()
+    by = serializers.CharField(help_text="Who asked, or which worker did it.")
+    request_id = serializers.CharField(help_text="X-Request-ID of the request that caused it; empty if none did.")
+    detail = serializers.DictField()
+    created_at = TimeField()
+
+
+class SummarySerializer(serializers.Serializer[Any]):
+    """How many migrations there are, and whether the line moves."""
+
+    total = serializers.IntegerField()
+    by_status = serializers.DictField(child=serializers.IntegerField(), help_text="Every status, also with 0.")
+    by_database = serializers.DictField(
+        child=serializers.DictField(child=serializers.IntegerField()), help_text="Alias to status to number."
+    )
+    oldest_in_line_seconds = FiniteField(
+        allow_null=True, help_text="How long the first in line (STARTED and due) has waited; null: nobody waits."
+    )
+
+
+class ProblemSerializer(serializers.Serializer[Any]):
+    """An error, as RFC 9457 has it."""
+
+    type = serializers.CharField(help_text="The kind of problem as a URI; the same for the same code.")
+    title = serializers.CharField(help_text="The kind of problem in words.")
+    status = serializers.IntegerField(help_text="The HTTP status.")
+    detail = serializers.CharField(help_text="What happened this time, and what to do next.")
+    instance = serializers.CharField(help_text="Path of the request.")
+    code = serializers.CharField(help_text="Stable and machine-readable.")
+    errors = serializers.DictField(  # type: ignore[assignment]  # the contract's name; nothing is validated here
+        child=serializers.ListField(child=serializers.CharField()),
+        required=False,
+        help_text="With validation_error: field or parameter to what is wrong with it.",
+    )
+    status_now = serializers.CharField(required=False, help_text="With invalid_transition: where the migration is.")
+    allowed = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="With invalid_transition: verbs that work now."
+    )
+    missing_permission = serializers.CharField(required=False, help_text="With permission_denied: what is missing.")
+    request_id = serializers.CharField(help_text="The same as X-Request-ID; it is in the server's log.")
+
+
+# --- bodies ----------------------------------------------------------------------------------------------------------
+
+
+@extend_schema_serializer(component_name="RunRequest")
+class RunBody(Strict):
+    """All of it is optional, and so is the body."""
+
+    run_at = TimeField(
+        required=False, allow_null=True, default=None, help_text="Not to begin before; null or a past time: at once."
+    )
+
+
+@extend_schema_serializer(component_name="EmptyRequest")
+class EmptyBody(Strict):
+    """No fields; the body may be left out."""

@@ -1,0 +1,16 @@
+"""The addresses of the API, below whatever prefix the project includes them. No trailing slashes."""
+
+from django.urls import path
+
+from . import views
+
+urlpatterns = [
+    path("async-migrations", views.ListDoor.as_view()),
+    path("async-migrations/summary", views.SummaryDoor.as_view()),
+    path("async-migrations/<int:id>", views.DetailDoor.as_view()),
+    path("async-migrations/<int:id>/run", views.RunDoor.as_view()),
+    path("async-migrations/<int:id>/cancel", views.CancelDoor.as_view()),
+    path("async-migrations/<int:id>/rollback", views.RollbackDoor.as_view()),
+    path("async-migrations/<int:id>/events", views.EventsDoor.as_view()),
+    path("async-migrations/<path:rest>", views.no_door),
+]

@@ -1,0 +1,337 @@
+"""The doors. Each asks `lifecycle` and says what became of it; what may happen is decided there."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.db import transaction
+from django.db.models import Count, DurationField, ExpressionWrapper, Min, QuerySet
+from django.db.models.functions import Coalesce, Now
+from django.http import Http404, HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils.http import parse_etags
+from django.views.decorators.csrf import csrf_exempt
+from django_filters.rest_framework import DjangoFilterBackend  # type: ignore[import-untyped]
+from drf_spectacular.openapi import AutoSchema
+from drf_spectacular.utils import OpenApiExample
+from rest_framework.generics import GenericAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from .. import lifecycle
+from ..asking import ask
+from ..conf import conf
+from ..lifecycle import Answer, Origin
+from ..models import AsyncMigrationEvent, AsyncMigrationStatus
+from ..states import Status
+from . import pagination, permissions, schema
+from .authentication import ApiTokenAuthentication, BrowserAuthentication
+from .filters import MigrationFilter, refuse_unknown
+from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
+from .permissions import HasPermissionOfDoor
+from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
+from .request_id import HEADER, bound, current_request_id
+from .serializers import (
+    EmptyBody,
+    EventSerializer,
+    MigrationDetailSerializer,
+    MigrationSerializer,
+    RunBody,
+    SummarySerializer,
+)
+
+MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
+
+# Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
+_SOON, _LATER = 2, 30
+
+
+class Door(APIView):
+    """What all doors have in common; nothing of it is left to the project's REST_FRAMEWORK setting."""
+
+    authentication_classes = (ApiTokenAuthentication, BrowserAuthentication)
+    permission_classes = (HasPermissionOfDoor,)
+    parser_classes = (StrictJSONParser,)
+    renderer_classes = (PlainJSONRenderer,)
+    content_negotiation_class = JSONOnly
+    throttle_classes = ()
+    versioning_class = None
+    metadata_class = None
+    schema = AutoSchema()
+    http_method_names = ["get", "head"]
+
+    permission: ClassVar[str] = permissions.VIEW
+    parameters: ClassVar[frozenset[str]] = frozenset()
+    repeatable: ClassVar[frozenset[str]] = frozenset()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        with bound(request) as request_id:
+            response = super().dispatch(request, *args, **kwargs)
+        response.headers[HEADER] = request_id
+        # What one user may see is not for a shared cache; the user's own may keep it and ask with If-None-Match.
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        return response
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        _refuse_unreadable(request)
+        super().initial(request, *args, **kwargs)
+        refuse_unknown(request, self.parameters, self.repeatable)
+
+    def get_exception_handler(self) -> Callable[..., Any]:
+        return exception_handler
+
+
+def _refuse_unreadable(request: Request) -> None:
+    limit = min(MAX_BODY_BYTES, settings.DATA_UPLOAD_MAX_MEMORY_SIZE or MAX_BODY_BYTES)
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if not length and request.META.get("HTTP_TRANSFER_ENCODING"):
+        raise LengthRequired
+    if length.isdecimal() and int(length) > limit:
+        raise RequestDataTooBig
+
+
+def entity_tag(row: AsyncMigrationStatus) -> str:
+    """Return the row's ETag: every write of `lifecycle` sets `updated_at`."""
+    state = (row.pk, row.status, row.direction, row.attempt, row.stop_requested, row.updated_at)
+    return f'"{row.pk}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
+
+
+def _matches(wanted: str, row: AsyncMigrationStatus) -> bool:
+    """Compare weakly, also for If-Match: a proxy that compresses makes our ETag weak, and it still names one state."""
+    tags = {tag.removeprefix("W/") for tag in parse_etags(wanted)}
+    return "*" in tags or entity_tag(row) in tags
+
+
+def _headers(row: AsyncMigrationStatus) -> dict[str, str]:
+    headers = {"ETag": entity_tag(row)}
+    if not row.terminal:
+        idle = row.status in {Status.SCHEDULED, Status.PAUSED}
+        headers["Retry-After"] = str(_LATER if idle else _SOON)
+    return headers
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
+    filter_backends = (DjangoFilterBackend,)
+    filterset_class = MigrationFilter
+    pagination_class = pagination.Pages
+    serializer_class = MigrationSerializer
+    queryset = AsyncMigrationStatus.objects.all()
+    parameters = frozenset(MigrationFilter.base_filters) | pagination.PARAMETERS
+    repeatable = frozenset({"status"})
+
+    def get_queryset(self) -> QuerySet[AsyncMigrationStatus]:
+        return lifecycle.rows().defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
+
+    @schema.documented(
+        "async_migrations_list",
+        "List migrations",
+        "A page of the migrations that match all filters, newest first unless ordered otherwise. "
+        "An unknown, empty or doubled parameter is an error.",
+        answers={200: MigrationSerializer(many=True)},
+        problems=schema.OF_ONE,
+        examples=(schema.example("In progress", schema.ROW, 200),),
+    )
+    def get(self, request: Request) -> Response:
+        page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
+
+
+class DetailDoor(Door):
+    @schema.documented(
+        "async_migrations_retrieve",
+        "Look at a migration",
+        "The migration with its SQL, 200 whatever became of it. Poll it until `terminal` is true.",
+        answers={200: MigrationDetailSerializer, 304: None},
+        problems=schema.OF_ONE,
+        parameters=(
+            schema.IF_NONE_MATCH,
+            schema.header("ETag", schema.ETAG, [200, 304]),
+            schema.header("Retry-After", schema.RETRY_AFTER, [200, 304], int),
+        ),
+        examples=(schema.example("In progress", schema.DETAIL, 200),),
+    )
+    def get(self, request: Request, id: int) -> Response:
+        row = lifecycle.get(id)
+        if _matches(request.headers.get("If-None-Match", ""), row):
+            return Response(status=304, headers=_headers(row))
+        return Response(MigrationDetailSerializer(row).data, headers=_headers(row))
+
+
+class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
+    pagination_class = pagination.Pages
+    serializer_class = EventSerializer
+    queryset = AsyncMigrationEvent.objects.all()
+    filter_backends = ()
+    parameters = pagination.PARAMETERS
+
+    @schema.documented(
+        "async_migrations_events_list",
+        "History of a migration",
+        "A page of its events, oldest first: transitions, who asked, attempts, errors.",
+        answers={200: EventSerializer(many=True)},
+        problems=schema.OF_ONE,
+        examples=(schema.example("Run by ci", schema.EVENT, 200),),
+    )
+    def get(self, request: Request, id: int) -> Response:
+        if not lifecycle.rows().filter(pk=id).exists():
+            raise Http404
+        events = AsyncMigrationEvent.objects.using(conf.control_database).filter(migration_id=id).order_by("id")
+        page = self.paginate_queryset(events)
+        return self.get_paginated_response(self.get_serializer(page, many=True).data)
+
+
+class SummaryDoor(Door):
+    @schema.documented(
+        "async_migrations_summary",
+        "Count migrations",
+        "How many there are by status and database, and how long the first in line has waited.",
+        answers={200: SummarySerializer},
+        examples=(schema.example("One runs, one waits", schema.SUMMARY, 200),),
+    )
+    def get(self, request: Request) -> Response:
+        return Response(SummarySerializer(_summary()).data)
+
+
+def _summary() -> dict[str, Any]:
+    by_status = dict.fromkeys(Status.values, 0)
+    by_database: dict[str, dict[str, int]] = {}
+    counts = (
+        lifecycle.rows().values_list("database", "status").annotate(count=Count("id")).order_by("database", "status")
+    )
+    for database, status, count in counts:
+        by_status[status] += count
+        by_database.setdefault(database, {})[status] = count
+    return {
+        "total": sum(by_status.values()),
+        "by_status": by_status,
+        "by_database": by_database,
+        "oldest_in_line_seconds": _oldest_in_line(),
+    }
+
+
+def _oldest_in_line() -> float | None:
+    # By the database's clock, which wrote the times. Who asked for a later start waits from then on.
+    waited = ExpressionWrapper(Now() - Min(Coalesce("run_at", "requested_at")), DurationField())
+    oldest = lifecycle.in_line().order_by().aggregate(waited=waited)["waited"]
+    return None if oldest is None else max(0.0, round(oldest.total_seconds(), 3))
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+class VerbDoor(Door):
+    """POST a wish. Asking again is harmless; what a lost answer said can be had by asking once more."""
+
+    http_method_names = ["post"]
+    body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
+    verb: ClassVar[str]
+    goal: ClassVar[Status]
+
+    def answer(self, request: Request, pk: int) -> Response:
+        body = self.body(data=request.data)
+        body.is_valid(raise_exception=True)
+        answer = self._ask_if_unchanged(request, pk, body.validated_data)
+        row = answer.migration
+        reached = row.status == self.goal and not answer.changed
+        headers = {"Location": request.path.rpartition("/")[0], **_headers(row)}
+        return Response(MigrationSerializer(row).data, status=200 if reached else 202, headers=headers)
+
+    def _ask_if_unchanged(self, request: Request, pk: int, wishes: dict[str, Any]) -> Answer:
+        origin = Origin(request.user.get_username(), current_request_id())
+        if (wanted := request.headers.get("If-Match")) is None:
+            return ask(self.verb, pk, origin, **wishes)
+        with transaction.atomic(using=conf.control_database):
+            # The lock keeps the row as it was compared until the answer is written.
+            if not _matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
+                raise PreconditionFailed
+            return ask(self.verb, pk, origin, **wishes)
+
+
+def _verb(
+    operation: str, summary: str, description: str, request: Any, bodies: tuple[OpenApiExample, ...] = ()
+) -> Callable[[schema.F], schema.F]:
+    return schema.documented(
+        f"async_migrations_{operation}",
+        summary,
+        description,
+        request=request,
+        answers={200: MigrationSerializer, 202: MigrationSerializer},
+        problems=schema.OF_A_VERB,
+        parameters=(
+            schema.IF_MATCH,
+            schema.header("Location", "Path of the migration.", [200, 202]),
+            schema.header("ETag", schema.ETAG, [200, 202]),
+            schema.header("Retry-After", schema.RETRY_AFTER, [200, 202], int),
+        ),
+        examples=(schema.example("In line", schema.STARTED, 202), *bodies),
+    )
+
+
+class RunDoor(VerbDoor):
+    permission = permissions.RUN
+    body = RunBody
+    verb = "run"
+    goal = Status.FINISHED
+
+    @_verb(
+        "run",
+        "Run a migration",
+        "Put it in line for a worker, at once or from `run_at` on. 202: it is in line or in progress. "
+        "200: it was FINISHED before, nothing was done.",
+        RunBody,
+        (
+            OpenApiExample("At once", {}, request_only=True),
+            OpenApiExample("Tonight", {"run_at": "2026-11-22T23:00:00+01:00"}, request_only=True),
+        ),
+    )
+    def post(self, request: Request, id: int) -> Response:
+        return self.answer(request, id)
+
+
+class CancelDoor(VerbDoor):
+    permission = permissions.CANCEL
+    verb = "cancel"
+    goal = Status.CANCELLED
+
+    @_verb(
+        "cancel",
+        "Cancel a migration",
+        "Stop it for good: at once if no worker has begun it, else the worker is asked (`stop_requested`) and cleans "
+        "up first. 202: it is cancelled now, or will be. 200: it was CANCELLED before, nothing was done.",
+        EmptyBody,
+    )
+    def post(self, request: Request, id: int) -> Response:
+        return self.answer(request, id)
+
+
+class RollbackDoor(VerbDoor):
+    permission = permissions.ROLLBACK
+    verb = "rollback"
+    goal = Status.ROLLED_BACK
+
+    @_verb(
+        "rollback",
+        "Roll a migration back",
+        "Put it in line for a worker, with its backward SQL. 202: it is in line, or it is ROLLED BACK now because "
+        "nothing of it ever ran. 200: it was ROLLED BACK before, nothing was done.",
+        EmptyBody,
+    )
+    def post(self, request: Request, id: int) -> Response:
+        return self.answer(request, id)
+
+
+@csrf_exempt
+def no_door(request: HttpRequest, rest: str = "") -> HttpResponseBase:
+    """Answer whatever else is below our prefix: 404 in our words, in every project."""
+    with bound(request) as request_id:
+        response = respond(request, problem_of(Http404()))
+    response.headers[HEADER] = request_id
+    return response
