@@ -10,6 +10,7 @@ import hashlib
 import logging
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -179,21 +180,22 @@ def check_request(request: Request) -> None:
         _refuse_while_busy(row, request)
 
 
-def take_over(request: Request) -> AsyncMigrationStatus | None:
-    """Make the row say what `migrate` asked for; the same request twice changes nothing.
+def take_over(request: Request) -> AsyncMigrationStatus:
+    """Make the row say what `migrate` asked for, and return it; the same request twice changes nothing.
 
-    Returns the row, None if there is nothing to tell. Raises TransitionRefused while a worker is busy with it in a way
+    Raises TransitionRefused while a worker is busy with it in a way
     that contradicts the request.
     """
-    row = rows().filter(name=request.name, database=request.database).first()
-    if row is None:
-        row = _create(request)
-    elif str(row.outbox_id) != request.id:
+    known = rows().filter(name=request.name, database=request.database)
+    row = known.first() or _create(request)
+    if row is None:  # Somebody else applied the same file in the same moment.
+        row = known.get()
+    if str(row.outbox_id) != request.id:
         _refuse_while_busy(row, request)
         _take_new_sql(row, request)
         _follow(row, request)
         rows().filter(pk=row.pk).update(outbox_id=request.id)
-    return rows().filter(pk=row.pk).first()
+    return get(row.pk)
 
 
 def leave_request(request: Request) -> None:
@@ -213,10 +215,13 @@ def collect_requests(database: str) -> None:
         checkpoints.filter(pk=pk, outbox__id=outbox["id"]).update(outbox=None)
 
 
-def _create(request: Request) -> AsyncMigrationStatus:
-    """Record a migration that is new. Going backwards over an unknown one runs the backward SQL all the same."""
+def _create(request: Request) -> AsyncMigrationStatus | None:
+    """Record a migration that is new, or return None: it is not.
+
+    Going backwards over an unknown one runs the backward SQL all the same.
+    """
     started = request.operation != "schedule"
-    with transaction.atomic(using=conf.control_database):
+    with suppress(IntegrityError), transaction.atomic(using=conf.control_database):
         row = rows().create(
             name=request.name,
             database=request.database,
@@ -233,7 +238,8 @@ def _create(request: Request) -> AsyncMigrationStatus:
             outbox_id=request.id,
         )
         _record(row, request.operation, Origin(request.by), to_status=row.status, sql_digest=request.digest)
-    return row
+        return row
+    return None
 
 
 def _refuse_while_busy(row: AsyncMigrationStatus, request: Request) -> None:

@@ -176,7 +176,7 @@ def _carry_out_in_place(request: Request, schema_editor: BaseDatabaseSchemaEdito
     """Run the SQL within `migrate`, on a database that no worker serves; row and SQL commit together."""
     _require_tables(conf.control_database)
     row = lifecycle.take_over(request if request.operation != "schedule" else _now(request))
-    lease = None if row is None or row.status != Status.STARTED else lifecycle.claim(row.pk, "migrate")
+    lease = None if row.status != Status.STARTED else lifecycle.claim(row.pk, "migrate")
     if lease is None:
         return
     sql = request.sql_backwards if request.operation == "rollback" else request.sql_forwards

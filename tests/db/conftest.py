@@ -1,4 +1,4 @@
-"""What the tests of this folder share: SQL, a table to work on, and a host project whose migration files a test writes."""
+"""What the tests of this folder share: SQL, a table to work on, a host project whose migration files a test writes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ def book(control: None) -> Iterator[None]:
     for using in ("default", "second"):
         query("DROP TABLE IF EXISTS book CASCADE", using)
         query(
-            "CREATE TABLE book (id bigserial PRIMARY KEY, title text, n int NOT NULL DEFAULT 0, body jsonb DEFAULT '{}')",
+            "CREATE TABLE book "
+            "(id bigserial PRIMARY KEY, title text, n int NOT NULL DEFAULT 0, body jsonb DEFAULT '{}')",
             using,
         )
         query("INSERT INTO book (title) SELECT 'title ' || g FROM generate_series(1, 500) AS g", using)
@@ -74,7 +75,6 @@ def migration(control: None) -> Callable[..., AsyncMigrationStatus]:
 
     def make(forwards: str, backwards: str = "SELECT 1", *, name: str = "books.migrations.0002_x", **options: Any):
         row = lifecycle.take_over(Request("schedule", name, "default", forwards, backwards, options))
-        assert row is not None
         return row
 
     return make
