@@ -18,14 +18,13 @@ from django.utils.html import format_html
 from django.utils.text import slugify
 
 from . import states
-from .asking import ask, tell
+from .asking import as_json, ask, blockers, duration, facts, tell
 from .conf import conf
 from .errors import TransitionRefused
 from .lifecycle import Origin
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
 from .rest.request_id import current_request_id
 from .states import Status
-from .wording import as_json, blockers, duration, facts
 
 #: Events on the detail page; the rest is a link away.
 EVENTS_SHOWN = 100
@@ -271,8 +270,8 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 class AsyncMigrationEventAdmin(ReadOnlyAdmin):
     """The history of all migrations, newest first."""
 
-    list_display = ("created_at", "migration_name", "kind", "from_status", "to_status", "attempt", "by")
-    list_filter = ("kind", "to_status", "created_at")
+    list_display = ("when", "migration_name", "kind", "change", "attempt", "by")
+    list_filter = ("kind", "created_at")
     list_select_related = ("migration",)
     list_per_page = 100
     search_fields = ("migration__name", "by", "request_id")
@@ -284,9 +283,17 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
     class Media:
         css: ClassVar = {"all": ("async_migrations/admin.css",)}
 
+    @admin.display(description="when", ordering="id")
+    def when(self, event: AsyncMigrationEvent) -> str:
+        return _moment(event.created_at)
+
     @admin.display(description="migration", ordering="migration__name")
     def migration_name(self, event: AsyncMigrationEvent) -> str:
-        return f"{event.migration.name} on {event.migration.database}"
+        return format_html("{}{}", event.migration.name, _note(f"on {event.migration.database}"))
+
+    @admin.display(description="status", ordering="to_status")
+    def change(self, event: AsyncMigrationEvent) -> str:
+        return " → ".join(filter(None, (event.from_status, event.to_status))) or "-"
 
     @admin.display(description="detail")
     def text(self, event: AsyncMigrationEvent) -> str:
@@ -298,7 +305,7 @@ def _may(request: HttpRequest, verb: str) -> bool:
 
 
 def _events_url(pk: object) -> str:
-    return f"{reverse('admin:async_migrations_asyncmigrationevent_changelist')}?migration__id__exact={pk}&o=1"
+    return f"{reverse('admin:async_migrations_asyncmigrationevent_changelist')}?migration__id__exact={pk}"
 
 
 def _error_in_words(error: dict[str, Any]) -> Iterator[tuple[str, str]]:

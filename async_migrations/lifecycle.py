@@ -432,7 +432,9 @@ def reap() -> list[int]:
 def unclaimed() -> QuerySet[AsyncMigrationStatus]:
     """Return the migrations whose message is due: their time has come, or nobody answered the last one."""
     late = Now() - timedelta(seconds=conf.resend_seconds)
-    never_sent = Q(dispatched_at=None) & (Q(run_at__isnull=False) | Q(attempt__gt=0) | Q(requested_at__lt=late))
+    never_sent = Q(dispatched_at=None) & (
+        Q(run_at__isnull=False) | Q(started_at__isnull=False) | Q(requested_at__lt=late)
+    )
     return in_line().filter(never_sent | Q(dispatched_at__lt=late) | Q(dispatched_at__lt=F("run_at")))
 
 
@@ -569,8 +571,8 @@ def _record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: 
             "migration_id": row.pk,
             "migration": row.name,
             "database": row.database,
-            "from_status": row.status,
-            "to_status": to_status or row.status,
+            "from_status": str(row.status),
+            "to_status": str(to_status or row.status),
             "attempt": row.attempt,
             "by": origin.by,
             "request_id": origin.request_id,

@@ -46,7 +46,9 @@ class AsyncMigrationStatus(models.Model):
         null=True, blank=True, help_text="Of the whole, weighed by phase and statement."
     )
     eta_seconds = models.PositiveIntegerField(null=True, blank=True, help_text="Until the end, as of the heartbeat.")
-    waiting_on = models.JSONField(default=list, blank=True, help_text="Sessions that block the statement.")
+    waiting_on = models.JSONField(
+        default=list, blank=True, encoder=DjangoJSONEncoder, help_text="Sessions that block the statement."
+    )
 
     attempt = models.PositiveIntegerField(default=0)
     max_attempts = models.PositiveIntegerField(default=5)

@@ -45,7 +45,10 @@ def carry_out(pk: int) -> None:
     lease = lifecycle.claim(pk, _worker_name())
     while lease is not None:
         executor.execute(lease)
-        following = None if heartbeat.shutdown.is_set() else lifecycle.next_in_line(lease.database)
+        if heartbeat.shutdown.is_set():
+            _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
+            return
+        following = lifecycle.next_in_line(lease.database)
         lease = None if following is None else lifecycle.claim(following, _worker_name())
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -371,12 +370,12 @@ def remove_leftovers(attempt: Attempt, outcome: Outcome) -> Outcome:
         return outcome
     attempt.heartbeat.phase = "removing leftovers"
     try:
-        if outcome == Stopped(Stop.CANCEL) and attempt.lease.attempt > 1:
+        if outcome == Stopped(Stop.CANCEL) and (attempt.lease.attempt > 1 or attempt.migration.stop_requested):
             _end_orphan(attempt)
         for index in attempt.leftovers:
             _remove(attempt, index)
-    except (ExecutionError, LeaseLost) as exc:
-        logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk, "error": str(exc)})
+    except Exception:  # How the attempt ended is known, and must be written down in any case.
+        logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
     return outcome
 
 

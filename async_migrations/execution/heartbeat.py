@@ -14,7 +14,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, connections
+from django.db import connections
 
 from .. import lifecycle
 from ..conf import conf
@@ -119,8 +119,9 @@ class Heartbeat:
             self._alive_at = time.monotonic()
         except LeaseLost:
             self._stop(Stop.LEASE_LOST)
-        except (DatabaseError, InterfaceError):
-            # The control database is away. The lease holds until its time is up; then somebody else may have it.
+        except Exception:
+            # Mostly the control database is away. The lease holds until its time is up, then somebody else may have it;
+            # whatever it is, a thread that died of it could not stop the work then.
             logger.warning("heartbeat failed", extra={"migration_id": self.lease.pk}, exc_info=True)
             connections.close_all()
             if time.monotonic() - self._alive_at > conf.lease_seconds:

@@ -110,17 +110,17 @@ class Session:
         with translated():
             self._run("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
 
-    def all(self, query: str, **parameters: Any) -> list[dict[str, Any]]:
+    def all(self, query: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of a named query. Raises ExecutionError."""
         with translated(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
             cursor.execute(queries()[query], parameters)
             return [dict(row) for row in cursor.fetchall()]
 
-    def one(self, query: str, **parameters: Any) -> dict[str, Any]:
+    def one(self, query: str, /, **parameters: Any) -> dict[str, Any]:
         """Return the first row of a named query, {} if there is none. Raises ExecutionError."""
         return next(iter(self.all(query, **parameters)), {})
 
-    def change(self, query: str, **parameters: Any) -> int:
+    def change(self, query: str, /, **parameters: Any) -> int:
         """Carry out a named query that writes; return how many rows it changed. Raises ExecutionError."""
         plain = {key: json.dumps(value) if isinstance(value, list) else value for key, value in parameters.items()}
         with translated(), self._connection.cursor() as cursor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -14,9 +14,9 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
+from async_migrations.asking import blockers, progress
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
 from async_migrations.states import Status
-from async_migrations.wording import blockers, progress
 
 STYLES = {
     Status.STARTED: "magenta",
@@ -69,14 +69,26 @@ def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
         "waiting_on": row.waiting_on,
         "throttled": None,
         **{field: getattr(row, field) for field in ("attempt", "max_attempts", "worker", "requested_by")},
-        **{field: getattr(row, field) for field in times},
+        **{field: _time(getattr(row, field)) for field in times},
+    }
+
+
+def detail_as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
+    """Return the row with the SQL, again as the HTTP contract has it."""
+    return as_dict(row) | {
+        field: getattr(row, field) for field in ("sql_forwards", "sql_backwards", "sql_digest", "options")
     }
 
 
 def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
     """Return one event with the field names of the HTTP contract."""
-    fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail", "created_at")
-    return {field: getattr(event, field) for field in fields}
+    fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
+    return {**{field: getattr(event, field) for field in fields}, "created_at": _time(event.created_at)}
+
+
+def _time(value: datetime | None) -> str | None:
+    """Return the time as the HTTP contract has it: UTC, with microseconds, which Django's own encoder would cut."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
 
 
 def moment(value: datetime | None) -> str:
@@ -165,7 +177,7 @@ class Display:
         width = max(len(term) for term, _ in pairs)
         for term, text in pairs:
             style = STYLES.get(Status(text), "") if term == "status" else ""
-            self.console.print(Text(f"{term:<{width}}  ", style="dim") + Text(text, style=style), soft_wrap=True)
+            self.console.print(Text.assemble((f"{term:<{width}}  ", "dim"), (text, style)), soft_wrap=True)
 
     def _table(self, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         cells = [[printable(cell) for cell in line] for line in lines]

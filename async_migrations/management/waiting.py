@@ -16,10 +16,10 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from async_migrations import lifecycle
+from async_migrations.asking import blockers, duration, progress
 from async_migrations.conf import conf
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Direction, Status
-from async_migrations.wording import blockers, duration, progress
 
 from .display import Display, printable
 

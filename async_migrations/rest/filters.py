@@ -12,7 +12,9 @@ from typing import Any
 import django_filters  # type: ignore[import-untyped]
 from django import forms
 from django.db.models import QuerySet
+from django.http import QueryDict
 from django.utils.dateparse import parse_datetime
+from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
@@ -24,8 +26,10 @@ ORDERABLE = ("id", "created_at", "updated_at", "name", "status")
 
 def parse_aware(text: object) -> datetime:
     """Read an ISO 8601 time with its offset, as UTC; ValueError with a reason for anything else."""
+    # Python's parser stops at a NUL character and says nothing of what follows.
+    readable = isinstance(text, str) and text.isascii() and text.isprintable()
     try:
-        parsed = parse_datetime(text) if isinstance(text, str) else None
+        parsed = parse_datetime(str(text)) if readable else None
         if parsed is not None and parsed.tzinfo is not None:
             return parsed.astimezone(UTC)
     except (ValueError, OverflowError):
@@ -42,7 +46,7 @@ class AwareTimeField(forms.Field):
         try:
             return parse_aware(value)
         except ValueError as exc:
-            raise forms.ValidationError(str(exc), code="invalid") from exc
+            raise forms.ValidationError("%(reason)s", "invalid", {"reason": str(exc)}) from exc
 
 
 class AwareTimeFilter(django_filters.IsoDateTimeFilter):  # type: ignore[misc]
@@ -57,24 +61,37 @@ class StableOrdering(django_filters.OrderingFilter):  # type: ignore[misc]
         return ordered.order_by(*ordered.query.order_by, "-id") if value else ordered
 
 
+def _text(description: str, **options: Any) -> django_filters.CharFilter:
+    """Return a filter by a text that is not empty, see `refuse_unknown`."""
+    described = {"type": "string", "minLength": 1, "pattern": r"\S", "description": description}
+    return extend_schema_field(described)(django_filters.CharFilter(**options))
+
+
 class MigrationFilter(django_filters.FilterSet):  # type: ignore[misc]
     # distinct would compare all columns of all rows, the SQL included, to remove duplicates that cannot be.
     status = django_filters.MultipleChoiceFilter(
         choices=Status.choices, distinct=False, help_text="One of these; repeat the parameter for several."
     )
-    name = django_filters.CharFilter(help_text="Exactly this name.")
-    search = django_filters.CharFilter(field_name="name", lookup_expr="icontains", help_text="Part of the name.")
-    database = django_filters.CharFilter(help_text="Django alias of the target.")
+    name = _text("Exactly this name.")
+    search = _text("Part of the name, in any case.", field_name="name", lookup_expr="icontains")
+    database = _text("Django alias of the target.")
     kind = django_filters.ChoiceFilter(choices=Kind.choices, help_text="Kind of work.")
     created_after = AwareTimeFilter("created_at", "gte", help_text="Recorded at this time or later.")
     created_before = AwareTimeFilter("created_at", "lt", help_text="Recorded before this time.")
     ordering = StableOrdering(
-        fields=[(name, name) for name in ORDERABLE], help_text="Several separated by commas; `-` for descending."
+        fields=[(name, name) for name in ORDERABLE], help_text="Repeat it or use commas; `-` for descending."
     )
 
     class Meta:
         model = AsyncMigrationStatus
         fields: tuple[str, ...] = ()
+
+    def __init__(self, data: QueryDict | None = None, *args: Any, **options: Any) -> None:
+        # Generated clients repeat a parameter that is a list, people write commas.
+        if data and len(keys := data.getlist("ordering")) > 1:
+            data = data.copy()
+            data["ordering"] = ",".join(keys)
+        super().__init__(data, *args, **options)
 
 
 def refuse_unknown(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:

@@ -14,6 +14,7 @@ PARAMETERS = frozenset({"page", "page_size"})
 class Pages(PageNumberPagination):
     page_size = 50
     max_page_size = 500
+    max_page = 2**31 - 1
     page_query_param = "page"
     page_query_description = "Number of the page, from 1."
     page_size_query_param = "page_size"
@@ -24,25 +25,34 @@ class Pages(PageNumberPagination):
         return _count(request, "page_size", self.page_size, self.max_page_size)
 
     def get_page_number(self, request: Request, paginator: Any) -> int:
-        number = _count(request, "page", 1, None)
+        number = _count(request, "page", 1, self.max_page)
         if number > paginator.num_pages:
             raise NotFound(f"There is no page {number}; the last one is {paginator.num_pages}.")
         return number
 
+    def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
+        """Return REST framework's description of a page, with addresses of ours as examples."""
+        page: dict[str, Any] = super().get_paginated_response_schema(schema)
+        for name, number in (("next", 4), ("previous", 2)):
+            page["properties"][name]["example"] = f"https://migrations.example.com/api/async-migrations?page={number}"
+        return page
+
     def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
         """Return REST framework's description of the parameters, with the limits that hold."""
-        limits = {"page": {"minimum": 1}, "page_size": {"minimum": 1, "maximum": self.max_page_size, "default": 50}}
+        limits = {
+            "page": {"minimum": 1, "maximum": self.max_page},
+            "page_size": {"minimum": 1, "maximum": self.max_page_size, "default": 50},
+        }
         parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
         return [{**each, "schema": {**each["schema"], **limits[each["name"]]}} for each in parameters]
 
 
-def _count(request: Request, name: str, default: int, most: int | None) -> int:
+def _count(request: Request, name: str, default: int, most: int) -> int:
     text = request.query_params.get(name)
     if text is None:
         return default
     # `isdecimal` accepts other scripts' digits; more than 18 digits is no page, and int() refuses very many.
     number = int(text) if text.isascii() and text.isdecimal() and len(text) <= 18 else 0
-    if number < 1 or (most is not None and number > most):
-        limit = f"from 1 to {most}" if most else "from 1"
-        raise ValidationError({name: [f"This is no whole number {limit}."]})
+    if not 1 <= number <= most:
+        raise ValidationError({name: [f"This is no whole number from 1 to {most}."]})
     return number

@@ -22,7 +22,9 @@ class StrictJSONParser(BaseParser):
     def parse(
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> Any:
-        encoding = str((parser_context or {}).get("encoding") or "utf-8").lower()
+        request = (parser_context or {})["request"]._request
+        # As the client named it: Django itself replaces an encoding that it does not know by its default.
+        encoding = str(request.content_params.get("charset", "utf-8")).lower()
         if encoding not in {"utf-8", "utf8", "us-ascii", "ascii"}:
             raise UnsupportedMediaType(media_type or "")
         try:
@@ -45,9 +47,14 @@ class PlainJSONRenderer(JSONRenderer):
 
 
 class JSONOnly(DefaultContentNegotiation):
-    """Go by Accept alone, not by a `format` parameter, and take a body without Content-Type for JSON."""
+    """Go by Accept alone, not by a `format` parameter; without Accept or Content-Type take it for JSON."""
 
     settings = SimpleNamespace(URL_FORMAT_OVERRIDE=None)  # type: ignore[assignment]
+
+    def select_renderer(self, request: Request, renderers: Any, format_suffix: str | None = None) -> Any:
+        if not request.META.get("HTTP_ACCEPT", "").strip():
+            return renderers[0], renderers[0].media_type
+        return super().select_renderer(request, renderers, format_suffix)
 
     def select_parser(self, request: Request, parsers: Any) -> BaseParser | None:
         if not request.content_type:

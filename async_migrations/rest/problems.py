@@ -18,6 +18,7 @@ from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, RawPostDataException, UnreadablePostError
 from django.utils.encoding import escape_uri_path
 from rest_framework import exceptions
+from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from ..errors import TransitionRefused
@@ -232,6 +233,6 @@ def _by_field(detail: Any, prefix: str = "") -> dict[str, list[str]]:
         return {prefix or "body": [str(message) for message in (detail if isinstance(detail, list) else [detail])]}
     flat: dict[str, list[str]] = {}
     for name, inner in detail.items():
-        whole = name in {"non_field_errors", "__all__"}
+        whole = name == api_settings.NON_FIELD_ERRORS_KEY
         flat |= _by_field(inner, prefix if whole else f"{prefix}.{name}" if prefix else str(name))
     return flat

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from django.conf import settings
-from drf_spectacular.extensions import OpenApiAuthenticationExtension
+from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSerializerExtension
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
@@ -25,6 +25,7 @@ EVERYWHERE = (
     "invalid_token",
     "token_expired",
     "permission_denied",
+    "method_not_allowed",
     "not_acceptable",
     "body_too_large",
     "internal_error",
@@ -67,6 +68,17 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
         }
 
 
+class StrictBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """Unknown fields are refused, and the document says so."""
+
+    target_class = "async_migrations.rest.serializers.Strict"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        body: dict[str, Any] = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        return {**body, "additionalProperties": False}
+
+
 def documented(
     operation_id: str,
     summary: str,
@@ -87,10 +99,15 @@ def documented(
         description=description,
         tags=[TAG],
         request=request,
-        responses={**answers, **_problem_answers(codes)},
+        responses={**_json(answers), **_problem_answers(codes)},
         parameters=[*parameters, *_common_headers(statuses)],
         examples=list(examples),
     )
+
+
+def _json(answers: dict[int, Any]) -> dict[Any, Any]:
+    # With a media type in every key the first of them is the success, by which drf-spectacular recognises a list.
+    return {(status, "application/json") if content else status: content for status, content in answers.items()}
 
 
 def header(name: str, description: str, statuses: list[int], kind: Any = OpenApiTypes.STR) -> OpenApiParameter:
@@ -102,11 +119,25 @@ def request_header(name: str, description: str) -> OpenApiParameter:
     return OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description)
 
 
+def ordering(fields: Iterable[str]) -> OpenApiParameter:
+    """Describe `ordering` as a parameter to be repeated, which is what generated clients do with every list."""
+    return OpenApiParameter(
+        "ordering",
+        str,
+        many=True,
+        explode=True,
+        style="form",
+        enum=[sign + field for field in fields for sign in ("", "-")],
+        description="`-` for descending. Several: repeat it, or separate them by commas. Default: `-id`.",
+    )
+
+
 def _common_headers(statuses: list[int]) -> list[OpenApiParameter]:
     return [
         request_header("X-Request-ID", "Up to 128 visible ASCII characters; taken over into log, events and answer."),
         header("X-Request-ID", "The request's id, or a new one.", list(statuses)),
         header("WWW-Authenticate", "The scheme that is wanted.", [401]),
+        header("Allow", "The methods that are allowed.", [405]),
         header("Retry-After", "Seconds after which asking again makes sense.", [503], OpenApiTypes.INT),
     ]
 
@@ -126,7 +157,7 @@ def _problem_answers(codes: tuple[str, ...]) -> dict[Any, OpenApiResponse]:
 
 
 _MEMBERS: dict[str, dict[str, Any]] = {
-    "validation_error": {"errors": {"page": ["This is no whole number from 1."]}},
+    "validation_error": {"errors": {"page_size": ["This is no whole number from 1 to 500."]}},
     "invalid_transition": {"status_now": "FINISHED", "allowed": ["rollback"]},
     "permission_denied": {"missing_permission": "async_migrations.run_asyncmigrationstatus"},
 }

@@ -31,7 +31,7 @@ from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Status
 from . import pagination, permissions, schema
 from .authentication import ApiTokenAuthentication, BrowserAuthentication
-from .filters import MigrationFilter, refuse_unknown
+from .filters import ORDERABLE, MigrationFilter, refuse_unknown
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
 from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
@@ -125,7 +125,7 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
     serializer_class = MigrationSerializer
     queryset = AsyncMigrationStatus.objects.all()
     parameters = frozenset(MigrationFilter.base_filters) | pagination.PARAMETERS
-    repeatable = frozenset({"status"})
+    repeatable = frozenset({"status", "ordering"})
 
     def get_queryset(self) -> QuerySet[AsyncMigrationStatus]:
         return lifecycle.rows().defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
@@ -137,6 +137,7 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
         "An unknown, empty or doubled parameter is an error.",
         answers={200: MigrationSerializer(many=True)},
         problems=schema.OF_ONE,
+        parameters=(schema.ordering(ORDERABLE),),
         examples=(schema.example("In progress", schema.ROW, 200),),
     )
     def get(self, request: Request) -> Response:

@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import logging
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, ProgrammingError
-from django.utils.dateparse import parse_datetime
 
 from async_migrations import lifecycle
 from async_migrations.asking import ask, tell
 from async_migrations.conf import conf
 from async_migrations.errors import TransitionRefused
 from async_migrations.lifecycle import Origin
-from async_migrations.management.display import Display, as_dict, event_as_dict, printable
+from async_migrations.management.arguments import EPILOG, add_verbs
+from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
 from async_migrations.management.waiting import Bars, Exit, Lines, Watch, describe, wait
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 
-EPILOG = """exit codes:
-  0    done; with wait or --wait: all of them ended as wanted
-  1    one failed or was cancelled
-  2    wrong usage, no such migration, or not allowed in its status
-  3    the database cannot be reached
-  75   still going on when the time was up
-  130  interrupted; the migrations go on
-"""
 WANTED = {"run": Status.FINISHED, "cancel": Status.CANCELLED, "rollback": Status.ROLLED_BACK}
 Options = dict[str, Any]
 
@@ -49,16 +43,7 @@ class Command(BaseCommand):
         return super().create_parser(prog_name, subcommand, **kwargs)
 
     def add_arguments(self, parser: CommandParser) -> None:
-        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-        _add_list(verbs)
-        _add_show(verbs)
-        for verb, text in (
-            ("run", "put migrations in line for a worker, forwards"),
-            ("cancel", "stop migrations for good; the worker cleans up first"),
-            ("rollback", "carry out the backward SQL"),
-        ):
-            _add_request(verbs, verb, text)
-        _add_wait(verbs)
+        add_verbs(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Carry one verb out; ends by SystemExit with one of the exit codes unless all is well."""
@@ -66,7 +51,8 @@ class Command(BaseCommand):
         self.display = Display(options.get("stdout"), as_json=options["as_json"], colour=colour)
         verbs: dict[str, Callable[[Options], Exit]] = {"list": self._list, "show": self._show, "wait": self._wait}
         try:
-            code = verbs.get(options["verb"], self._request)(options)
+            with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
+                code = verbs.get(options["verb"], self._request)(options)
             self.display.console.file.flush()
         except (OperationalError, InterfaceError) as exc:
             raise CommandError(_unreachable(exc), returncode=Exit.UNREACHABLE) from exc
@@ -98,8 +84,7 @@ class Command(BaseCommand):
         (row,) = find([options["migration"]], options["database"])
         events = list(row.events.using(conf.control_database))
         if self.display.as_json:
-            sql = {"sql_forwards": row.sql_forwards, "sql_backwards": row.sql_backwards}
-            self.display.json({**as_dict(row), **sql, "events": [event_as_dict(event) for event in events]})
+            self.display.json({**detail_as_dict(row), "events": [event_as_dict(event) for event in events]})
         else:
             self.display.detail(row, events)
         return Exit.DONE
@@ -225,6 +210,18 @@ def _who() -> str:
     return f"{user}@{socket.gethostname()}"[:255]
 
 
+@contextmanager
+def _log_level(level: int) -> Iterator[None]:
+    """Keep the log from saying a second time, between the lines for people, what the events record anyway."""
+    logger = logging.getLogger("async_migrations")
+    before = logger.level
+    logger.setLevel(level or before)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _unreachable(exc: Exception) -> str:
     reason = " ".join(str(exc).split())
     return f"The control database {conf.control_database!r} cannot be reached: {reason}. Migrations under way go on."
@@ -238,84 +235,3 @@ def _no_tables(exc: Exception) -> str:
 def _quiet_stdout() -> None:
     """Keep the interpreter from complaining at its end about a reader, such as `head`, that has gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# --- the arguments ---------------------------------------------------------------------------------------------------
-
-
-def _add_list(verbs: Any) -> None:
-    parser = _add(verbs, "list", "list migrations, newest first")
-    parser.add_argument(
-        "--status",
-        action="append",
-        type=_status,
-        metavar="STATUS",
-        help=f"only these; may be repeated: {', '.join(Status.values)}",
-    )
-    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
-
-
-def _add_show(verbs: Any) -> None:
-    parser = _add(verbs, "show", "show one migration with its error, SQL and events")
-    parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
-
-
-def _add_request(verbs: Any, verb: str, text: str) -> None:
-    parser = _add(verbs, verb, text)
-    _add_migrations(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until they end")
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
-    if verb == "run":
-        parser.add_argument("--run-at", type=_moment, metavar="TIME", help="begin not before, ISO 8601 with an offset")
-    if verb == "rollback":
-        parser.add_argument("--no-input", action="store_true", help="do not ask at a terminal")
-
-
-def _add_wait(verbs: Any) -> None:
-    parser = _add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback")
-    _add_migrations(parser)
-    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
-
-
-def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        verb,
-        help=text,
-        description=text.capitalize() + ".",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
-    return parser
-
-
-def _add_migrations(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("migrations", nargs="+", metavar="ID", help="id, name, or last part of the name")
-
-
-def _status(text: str) -> str:
-    status = text.upper().replace("_", " ").replace("-", " ")
-    if status not in Status.values:
-        raise argparse.ArgumentTypeError(f"{text!r} is no status: say one of {', '.join(Status.values)}")
-    return status
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return seconds
-
-
-def _moment(text: str) -> datetime:
-    try:
-        value = parse_datetime(text)
-    except ValueError:
-        value = None
-    if value is None or value.tzinfo is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time with an offset: say it like 2026-11-22T03:00:00+01:00")
-    return value

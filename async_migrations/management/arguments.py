@@ -1,0 +1,109 @@
+"""What the command understands: verbs, arguments, and how each is read."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from typing import Any
+
+from django.utils.dateparse import parse_datetime
+
+from async_migrations.states import Status
+
+EPILOG = """exit codes:
+  0    done; with wait or --wait: all of them ended as wanted
+  1    one failed or was cancelled
+  2    wrong usage, no such migration, or not allowed in its status
+  3    the database cannot be reached
+  75   still going on when the time was up
+  130  interrupted; the migrations go on
+"""
+
+
+def add_verbs(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its verbs; which one was chosen is `verb` in the options."""
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _add_list(verbs)
+    _add_show(verbs)
+    _add_request(verbs, "run", "put migrations in line for a worker, forwards")
+    _add_request(verbs, "cancel", "stop migrations for good; the worker cleans up first")
+    _add_request(verbs, "rollback", "carry out the backward SQL")
+    _add_wait(verbs)
+
+
+def _add_list(verbs: Any) -> None:
+    parser = _add(verbs, "list", "list migrations, newest first")
+    parser.add_argument(
+        "--status",
+        action="append",
+        type=_status,
+        metavar="STATUS",
+        help=f"only these; may be repeated: {', '.join(Status.values)}",
+    )
+    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+
+
+def _add_show(verbs: Any) -> None:
+    parser = _add(verbs, "show", "show one migration with its error, SQL and events")
+    parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
+
+
+def _add_request(verbs: Any, verb: str, text: str) -> None:
+    parser = _add(verbs, verb, text)
+    _add_migrations(parser)
+    parser.add_argument("--wait", action="store_true", help="wait until they end")
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+    if verb == "run":
+        parser.add_argument("--run-at", type=_moment, metavar="TIME", help="begin not before, ISO 8601 with an offset")
+    if verb == "rollback":
+        parser.add_argument("--no-input", action="store_true", help="do not ask at a terminal")
+
+
+def _add_wait(verbs: Any) -> None:
+    parser = _add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback")
+    _add_migrations(parser)
+    parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+
+
+def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = verbs.add_parser(
+        verb,
+        help=text,
+        description=text.capitalize() + ".",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
+    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
+    return parser
+
+
+def _add_migrations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("migrations", nargs="+", metavar="ID", help="id, name, or last part of the name")
+
+
+def _status(text: str) -> str:
+    status = text.upper().replace("_", " ").replace("-", " ")
+    if status not in Status.values:
+        raise argparse.ArgumentTypeError(f"{text!r} is no status: say one of {', '.join(Status.values)}")
+    return status
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return seconds
+
+
+def _moment(text: str) -> datetime:
+    try:
+        value = parse_datetime(text)
+    except ValueError:
+        value = None
+    if value is None or value.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time with an offset: say it like 2026-11-22T03:00:00+01:00")
+    return value
