@@ -1,0 +1,67 @@
+# The whole workflow, for people and CI alike. Needs Python 3.11+ with venv, and make; nothing else.
+PYTHON ?= python3
+VENV   := .venv
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.complete
+ARGS   ?=
+
+# What only looks at the code needs settings that load, but neither a server nor a secret.
+TOOLING := DATABASE_URL=sqlite://:memory: SECRET_KEY=tooling
+SCHEMA  := $(TOOLING) $(RUN) manage.py spectacular --validate --fail-on-warn
+COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	--no-emit-find-links --no-header
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test serve check openapi bench lock clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, a minute or two
+	@exec $(RUN) -m examples.demo $(ARGS)
+
+test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
+	@exec $(RUN) -m pytest $(ARGS)
+
+serve: $(STAMP) ## API, docs, admin and worker on 127.0.0.1:8000; PORT, DATA_DIR, DATABASE_URL, BROKER_URL change that
+	@exec $(RUN) -m api.serve
+
+bench: $(STAMP) ## measurements, each against a yardstick in the same run
+	@exec $(RUN) -m bench $(ARGS)
+
+check: $(STAMP) ## format, lint, types, floors, missing migrations, openapi drift, Dockerfile
+	@echo "check: format" && $(RUN) -m ruff format --check --quiet . || { echo "check: run '$(RUN) -m ruff format .'" >&2; exit 1; }
+	@echo "check: lint" && $(RUN) -m ruff check --quiet .
+	@echo "check: types" && $(TOOLING) $(RUN) -m mypy
+	@echo "check: floors" && $(RUN) -m pytest -q --no-header --noconftest -p no:tests.servers -p no:django tests/unit/test_floors.py
+	@echo "check: migrations" && $(TOOLING) $(RUN) manage.py makemigrations --check --dry-run
+	@echo "check: openapi.yaml"
+	@new=$$(mktemp) && trap 'rm -f "$$new"' EXIT && $(SCHEMA) --file "$$new" && diff -u openapi.yaml "$$new" \
+		|| { echo "check: openapi.yaml is not what the code generates; run 'make openapi' and commit it" >&2; exit 1; }
+	@echo "check: Dockerfile" && $(VENV)/bin/hadolint Dockerfile
+	@echo "check: all is well"
+
+openapi: $(STAMP) ## write openapi.yaml anew
+	@$(SCHEMA) --file openapi.yaml
+
+lock: $(STAMP) ## write requirements.lock (everything) and requirements-server.lock (the image) anew
+	@$(VENV)/bin/uv pip compile $(COMPILE) --all-extras --output-file requirements.lock $(ARGS) pyproject.toml
+	@$(VENV)/bin/uv pip compile $(COMPILE) --extra server --constraint requirements.lock \
+		--output-file requirements-server.lock pyproject.toml
+
+clean: ## remove .venv and caches; .data, which holds the database of make serve, stays
+	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: $(PYTHON) is $$($(PYTHON) --version 2>&1 | grep '^Python ' || echo missing or broken), but Python 3.11 or newer is needed; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock (once; about a minute)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "make: $(PYTHON) cannot make a virtual environment; install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@$(RUN) -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock || { \
+		echo "make: installing the packages of requirements.lock failed, see above; is a package index reachable, and the disk not full?" >&2; exit 1; }
+	@$(RUN) -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

@@ -1,0 +1,38 @@
+"""The OpenAPI document under its own address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from drf_spectacular.views import SpectacularAPIView
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from async_migrations.rest.problems import MEDIA_TYPE
+from async_migrations.rest.schema import header, request_header
+from async_migrations.rest.serializers import ProblemSerializer
+
+_FORMS = ("application/vnd.oai.openapi", "application/yaml", "application/vnd.oai.openapi+json", "application/json")
+
+
+class DocumentView(SpectacularAPIView):
+    @extend_schema(
+        operation_id="schema",
+        summary="This document",
+        description="As YAML, or as JSON for whoever accepts that.",
+        tags=["document"],
+        auth=[],
+        parameters=[
+            request_header("X-Request-ID", "Taken over into log and answer."),
+            header("X-Request-ID", "The request's id, or a new one.", [200, 406]),
+        ],
+        responses={
+            **{(200, form): OpenApiResponse(OpenApiTypes.OBJECT, description="The document") for form in _FORMS},
+            (406, MEDIA_TYPE): OpenApiResponse(ProblemSerializer, description="`not_acceptable`"),
+        },
+    )
+    def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        answer: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return answer

@@ -1,0 +1,24 @@
+"""What gunicorn does for every installation; address, workers and threads are on its command line."""
+
+from pathlib import Path
+
+from api.settings import LOGGING
+
+wsgi_app = "api.wsgi"
+worker_class = "gthread"
+_memory = Path("/dev/shm")  # noqa: S108 - a worker's heartbeat file must not wait for a disk
+worker_tmp_dir = str(_memory) if _memory.is_dir() else None
+timeout = 60  # seconds
+graceful_timeout = 5  # seconds; whoever waits for news asks again
+keepalive = 5  # seconds
+control_socket_disable = True  # nobody needs another door, nor a socket left behind in the home directory
+logconfig_dict = {
+    **LOGGING,
+    "loggers": {
+        **LOGGING["loggers"],
+        # gunicorn's default has a handler of its own, beside the service's.
+        "gunicorn.error": {"handlers": [], "propagate": True},
+        # A poller asks every few seconds; what changes something is in the log and in the events.
+        "gunicorn.access": {"handlers": [], "propagate": False, "level": "CRITICAL"},
+    },
+}

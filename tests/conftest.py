@@ -1,0 +1,160 @@
+"""Fixtures, all of them factories: real processes on the test's databases, clients, and waiting.
+
+`start_worker` and `start_api` start what an installation runs; everything is stopped at the end of the test that
+started it. A test that uses one of the fixtures below writes rows that other processes see, on both databases, without
+any mark of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import pytest
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+
+from api.processes import ROOT, Running, child_environment, running, wait_until_ready, web_command, worker_command
+from tests.servers import database_named
+
+DATABASES = ("default", "second")
+T = TypeVar("T")
+
+
+def eventually(predicate: Callable[[], T], timeout: float = 30, *, what: str = "") -> T:
+    """Return the first true answer of the predicate, asked every few milliseconds.
+
+    timeout: seconds, after which the test fails. what: names in the failure what was waited for.
+    """
+    deadline = time.monotonic() + timeout
+    while not (answer := predicate()):
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {timeout:g} s still not: {what or predicate}; last answer {answer!r}")
+        time.sleep(0.02)
+    return answer
+
+
+class Process(Running):
+    """A process of the service in a test; `url` is where it answers, if it does."""
+
+    url: str = ""
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """Return the environment of a process that works on the test's databases."""
+    urls = {alias: database_named(os.environ[name], connections[alias].settings_dict["NAME"]) for alias, name in _URLS}
+    return child_environment(
+        urls["default"], os.environ["BROKER_URL"], DATABASE_URL_SECOND=urls["second"], **_FAST | extra
+    )
+
+
+_URLS = (("default", "DATABASE_URL"), ("second", "DATABASE_URL_SECOND"))
+_FAST = {"ASYNC_MIGRATIONS_SHUTDOWN_GRACE_SECONDS": "3", "LOG_LEVEL": "INFO"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs committed rows on both databases, with what the migrations put there (the groups) put back."""
+    committed = pytest.mark.django_db(transaction=True, databases=list(DATABASES), serialized_rollback=True)
+    for item in items:
+        if "control" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("django_db"):
+            item.add_marker(committed)
+
+
+@pytest.fixture
+def control(transactional_db: None) -> None:
+    """Rows that other processes see, and no message of an earlier test; what a test leaves is removed after it."""
+    if client := settings.DRAMATIQ_BROKER["OPTIONS"].get("client"):
+        client.flushdb()
+
+
+@pytest.fixture
+def processes(control: None, tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Start a command as a process: `processes(command, **environment)`; stopped at the end, also after a failure."""
+    number = count(1)
+    with ExitStack() as stack:
+
+        def start(command: list[str], *, cwd: Path = ROOT, **env: str) -> Process:
+            process = Process(command, environment(**env), tmp_path / f"process-{next(number)}.log", cwd=cwd)
+            stack.callback(process.stop)
+            return process
+
+        yield start
+
+
+@pytest.fixture
+def start_worker(processes: Callable[..., Process]) -> Callable[..., Process]:
+    """Start a worker: `start_worker(threads=4, **environment)` -> a handle with pid, output, terminate() and kill()."""
+
+    def start(*, threads: int = 4, **env: str) -> Process:
+        worker = processes(worker_command(threads=threads), **env)
+        eventually(lambda: "ready for action" in worker.output or not worker.is_alive(), what="the worker is ready")
+        assert worker.is_alive(), worker.output
+        return worker
+
+    return start
+
+
+@pytest.fixture
+def start_api(processes: Callable[..., Process]) -> Callable[..., Process]:
+    """Start a web server: `start_api(**environment)` -> a handle with url, output, terminate() and kill()."""
+
+    def start(*, threads: int = 8, **env: str) -> Process:
+        port = free_port()
+        web = processes(web_command(port, workers=1, threads=threads), **env)
+        web.url = f"http://127.0.0.1:{port}"
+        wait_until_ready(web.url, 60, alive=web.is_alive)
+        return web
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def shared_api(django_db_setup: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """One web server for all tests that only need one to talk to; it keeps nothing between requests."""
+    port = free_port()
+    log = tmp_path_factory.mktemp("api") / "log"
+    with running(web_command(port, workers=1, threads=16), environment(), log) as web:
+        shared = Process.__new__(Process)
+        shared.__dict__.update(web.__dict__, url=f"http://127.0.0.1:{port}")
+        wait_until_ready(shared.url, 60, alive=web.is_alive)
+        yield shared
+
+
+@pytest.fixture
+def token(control: None, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Make a token: `token("viewer")`; further keywords are options of `create_api_token`."""
+    number = count(1)
+
+    def make(role: str = "operator", **options: Any) -> str:
+        capsys.readouterr()
+        call_command("create_api_token", f"{role}-{next(number)}", role=role, **options)
+        return capsys.readouterr().out.strip()
+
+    return make
+
+
+@pytest.fixture
+def api(shared_api: Process, token: Callable[..., str]) -> Iterator[Callable[..., httpx.Client]]:
+    """Make a client: `api("operator")`, or `api(None)` for one without a token; `at=` talks to another server."""
+    with ExitStack() as stack:
+
+        def make(role: str | None = "operator", *, at: Process | None = None, **options: Any) -> httpx.Client:
+            headers = {"Authorization": f"Bearer {token(role, **options)}"} if role else {}
+            return stack.enter_context(httpx.Client(base_url=(at or shared_api).url, headers=headers, timeout=40))
+
+        yield make
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
