@@ -14,7 +14,7 @@ from . import lifecycle
 from .conf import conf
 from .errors import InvalidDefinition, TablesMissing
 from .execution import session, statements
-from .execution.executor import advisory_key
+from .execution.attempt import advisory_key
 from .lifecycle import Request
 from .models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from .states import Status

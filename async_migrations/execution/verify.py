@@ -87,6 +87,11 @@ def require_gone(session: Session, index: Index) -> None:
         )
 
 
+def drop(session: Session, found: FoundIndex) -> None:
+    """Drop an index without blocking anybody. Raises ExecutionError."""
+    session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(Identifier(found.name, found.schema))}")
+
+
 def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
     """Raise ExecutionError `index_differs`, with both definitions, if an index is not the one that is asked for."""
     asked = _canonical(session, index)

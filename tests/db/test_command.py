@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 from rest_framework.renderers import JSONRenderer
 
 from api.processes import ROOT, manage_command, run_to_end
@@ -315,6 +316,23 @@ class TestWaiting:
         assert process.returncode == 130
         assert re.fullmatch(rf"Interrupted; nothing was stopped.*wait {row.pk}\n", errors)
         assert lifecycle.get(row.pk).status == Status.STARTED
+
+    def test_a_connection_that_breaks_is_opened_again(self, control, migration):
+        row = migration()
+        lifecycle.run(row.pk, Origin("ci"))
+        process = started("wait", row.pk, "--timeout", 30, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        first_line(process)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                " AND query LIKE '%asyncmigrationstatus%'"
+            )
+            assert cursor.fetchall()
+        lifecycle.cancel(row.pk, Origin("bob"))
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 1
+        assert re.fullmatch(r".* ended as CANCELLED, not FINISHED\.\n", errors)
 
     def test_a_migration_that_vanishes_is_2(self, control, migration):
         row = migration()

@@ -1,0 +1,51 @@
+"""What the steps of one attempt share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..lifecycle import Lease
+from ..models import AsyncMigrationStatus
+from .heartbeat import Heartbeat, shutdown
+from .statements import Index, Statement
+
+#: Seconds between two looks at a thing that another session must finish first.
+POLL_SECONDS = 0.2
+
+
+class Interrupted(Exception):
+    """The heartbeat says to stop; raised between two statements."""
+
+
+@dataclass
+class Attempt:
+    """What the steps of one attempt share."""
+
+    lease: Lease
+    migration: AsyncMigrationStatus
+    heartbeat: Heartbeat
+    statements: tuple[Statement, ...] = ()
+    done: list[str] = field(default_factory=list)
+    begun: str = ""
+    leftovers: list[Index] = field(default_factory=list)
+    current: int | None = None
+
+    @property
+    def lock_key(self) -> str:
+        """The advisory lock of the migration; PostgreSQL keeps it per database."""
+        return advisory_key(self.migration.name)
+
+    def option(self, name: str, default: float) -> float:
+        """Return an option of the migration file that is a number, or the default."""
+        value = self.migration.options.get(name)
+        return default if value is None else float(value)
+
+    def go_on(self) -> None:
+        """Raise when there is a reason to stop here, between two statements."""
+        if self.heartbeat.stop is not None or shutdown.is_set():
+            raise Interrupted
+
+
+def advisory_key(name: str) -> str:
+    """Return the text from which the advisory lock of a migration is made."""
+    return f"async_migrations:{name}"

@@ -1,0 +1,178 @@
+"""How each kind of statement is carried out exactly once, and how its effect is looked up."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+
+from .. import lifecycle
+from ..conf import conf
+from ..errors import ExecutionError, LeaseLost
+from . import verify
+from .attempt import POLL_SECONDS, Attempt
+from .session import Session
+from .statements import Effect, Index, IndexAction, Lock, Statement
+
+# Pauses between lock retries double from the first to the second of these, in seconds, each with +/- 50 % of jitter, so
+# that two who want the same lock do not meet again and again, and readers get their turn in between.
+_LOCK_PAUSE_SECONDS = (0.5, 20.0)
+
+
+def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
+    """Carry one statement out, see that its effect is there, and mark it as done. Raises ExecutionError, LeaseLost."""
+    attempt.go_on()
+    attempt.current = statement.number
+    attempt.heartbeat.phase = f"statement {statement.number} of {len(attempt.statements)}: {statement.summary}"[:255]
+    attempt.heartbeat.watch(session.backend, statement.number - 1, len(attempt.statements))
+    session.set("statement_timeout", f"{round(attempt.option('statement_timeout', 0) * 1000)}ms")
+    session.set("lock_timeout", f"{round(_lock_timeout(attempt, statement) * 1000)}ms")
+    started = time.monotonic()
+    _STEPS[statement.effect](attempt, session, statement)
+    lifecycle.note(
+        attempt.lease,
+        "statement_done",
+        statement=statement.number,
+        sql=statement.summary,
+        seconds=round(time.monotonic() - started, 3),
+        proof=statement.effect.value,
+    )
+
+
+def _lock_timeout(attempt: Attempt, statement: Statement) -> float:
+    """Return the `lock_timeout` in seconds; 0 is none.
+
+    A concurrent build that has one dies of it in its last wait, and leaves an INVALID index. A statement that has none
+    and blocks readers or writers makes the application wait behind it.
+    """
+    if statement.lock is Lock.BLOCKING:
+        return attempt.option("lock_timeout", conf.lock_timeout_seconds) or conf.lock_timeout_seconds
+    return attempt.option("lock_timeout", 0) if statement.lock is Lock.ROWS else 0
+
+
+def _transactional(attempt: Attempt, session: Session, statement: Statement) -> None:
+    """Commit the statement together with the mark that it is done, so that no retry runs it twice."""
+
+    def once() -> None:
+        with session.transaction():
+            session.execute(statement.text)
+            for index in statement.indexes:
+                _check_index(session, index)
+            _mark_done(attempt, session, statement)
+
+    _with_lock_retries(attempt, statement, once)
+
+
+def _catalogue(attempt: Attempt, session: Session, statement: Statement) -> None:
+    for index in statement.indexes:
+        if _is_needed(attempt, session, statement, index):
+            session.execute(statement.text)
+        _check_index(session, index)
+    attempt.leftovers.clear()
+    _mark_done(attempt, session, statement)
+
+
+def _repeatable(attempt: Attempt, session: Session, statement: Statement) -> None:
+    _with_lock_retries(attempt, statement, lambda: session.execute(statement.text))
+    _mark_done(attempt, session, statement)
+
+
+def _unknown(attempt: Attempt, session: Session, statement: Statement) -> None:
+    """Leave a mark before and one behind; between the two nobody can tell, and a person has to look."""
+    if attempt.begun == statement.digest and attempt.lease.attempt > 1:
+        raise ExecutionError(
+            code="outcome_unknown",
+            message="An earlier attempt ended while this statement ran, and nothing tells whether it took effect.",
+            hint="Look whether it did. If not, run the migration again; if it did, take it out of the file first.",
+        )
+    _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
+    _with_lock_retries(attempt, statement, lambda: session.execute(statement.text))
+    _mark_done(attempt, session, statement)
+
+
+def _session_setting(attempt: Attempt, session: Session, statement: Statement) -> None:
+    session.execute(statement.text)
+    attempt.done.append(statement.digest)
+
+
+_STEPS = {
+    Effect.TRANSACTIONAL: _transactional,
+    Effect.CATALOGUE: _catalogue,
+    Effect.REPEATABLE: _repeatable,
+    Effect.UNKNOWN: _unknown,
+    Effect.SESSION: _session_setting,
+}
+
+
+def _mark_done(attempt: Attempt, session: Session, statement: Statement) -> None:
+    done = [*attempt.done, statement.digest]
+    _mark(session.change("mark_done", **_whose(attempt), done=done))
+    attempt.done = done
+
+
+def _whose(attempt: Attempt) -> dict[str, str]:
+    return {"name": attempt.migration.name, "token": str(attempt.lease.token)}
+
+
+def _mark(changed: int) -> None:
+    if not changed:  # Another attempt has taken the checkpoint over: the open transaction must not commit.
+        raise LeaseLost
+
+
+def _with_lock_retries(attempt: Attempt, statement: Statement, once: Callable[[], None]) -> None:
+    """Try until the lock is there, with pauses in which readers get their turn; never without a `lock_timeout`."""
+    deadline = time.monotonic() + conf.lock_retry_seconds
+    pause, longest = _LOCK_PAUSE_SECONDS
+    while True:
+        try:
+            once()
+            return
+        except ExecutionError as error:
+            blocking = statement.lock is Lock.BLOCKING and error.code == "lock_timeout"
+            if not blocking or time.monotonic() >= deadline:
+                raise
+        lifecycle.note(attempt.lease, "lock_retry", statement=statement.number, pause_seconds=round(pause, 1))
+        attempt.heartbeat.pause(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        attempt.go_on()
+        pause = min(longest, pause * 2)
+
+
+def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: Index) -> bool:
+    """Whether the statement still has to run; an INVALID index that nobody builds any more is dropped on the way."""
+    found = verify.find(session, index)
+    if index.action is IndexAction.CREATE:
+        return _needs_building(attempt, session, index, found)
+    if index.action is IndexAction.DROP and found is None and attempt.begun == statement.digest:
+        lifecycle.note(attempt.lease, "found_done", index=str(index.name))
+        return False
+    _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
+    return True
+
+
+def _needs_building(attempt: Attempt, session: Session, index: Index, found: verify.FoundIndex | None) -> bool:
+    while found is not None and not found.valid and (busy := verify.builders(session, found)):
+        attempt.go_on()
+        attempt.heartbeat.phase = f"waiting for the session that is building {index.name}"
+        attempt.heartbeat.waiting_on = busy
+        attempt.heartbeat.pause(POLL_SECONDS)
+        found = verify.find(session, index)
+    attempt.heartbeat.waiting_on = None
+    if found is not None and found.valid:
+        verify.require_as_asked(session, index, found)
+        lifecycle.note(attempt.lease, "found_done", index=str(index.name), definition=found.definition)
+        return False
+    if found is not None:
+        lifecycle.note(attempt.lease, "repair", index=str(index.name), definition=found.definition)
+        verify.drop(session, found)
+    attempt.leftovers.append(index)
+    return True
+
+
+def _check_index(session: Session, index: Index) -> None:
+    """Raise unless the catalogue shows what the statement was to bring about."""
+    if index.action is IndexAction.DROP:
+        verify.require_gone(session, index)
+        return
+    found = verify.require_valid(session, index)
+    if index.tolerant:  # IF NOT EXISTS says nothing about what is there.
+        verify.require_as_asked(session, index, found)

@@ -1,0 +1,39 @@
+"""Every write of a migration's status, lease and counters: one conditional UPDATE each, and one event with it.
+
+Each function reads what the row says, decides by the table in `states.py`, and writes only if the row still says so.
+The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
+"""
+
+from .leases import cancelled, claim, fail, note, reap, release, renew, succeed
+from .line import in_line, mark_dispatched, next_in_line, unclaimed
+from .moves import Answer, Lease, Origin, get, rows
+from .requests import Request, check_request, collect_requests, leave_request, take_over
+from .verbs import cancel, rollback, run
+
+__all__ = [
+    "Answer",
+    "Lease",
+    "Origin",
+    "Request",
+    "cancel",
+    "cancelled",
+    "check_request",
+    "claim",
+    "collect_requests",
+    "fail",
+    "get",
+    "in_line",
+    "leave_request",
+    "mark_dispatched",
+    "next_in_line",
+    "note",
+    "reap",
+    "release",
+    "renew",
+    "rollback",
+    "rows",
+    "run",
+    "succeed",
+    "take_over",
+    "unclaimed",
+]

@@ -1,0 +1,179 @@
+"""What `migrate` asks for: from the migration file to the row, by way of the target's outbox."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from django.db import IntegrityError, transaction
+from django.db.models.functions import Now
+
+from .. import states
+from ..conf import conf
+from ..errors import TransitionRefused
+from ..models import AsyncMigrationCheckpoint, AsyncMigrationStatus
+from ..states import Direction, Status
+from .moves import Origin, fresh, get, move, record, rows, same
+from .verbs import cancel, rollback, run, withdraw
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `migrate` asks for; it travels as JSON in the target's outbox.
+
+    operation: "schedule", "run" or "rollback".
+    options: the keyword options of the migration file.
+    """
+
+    operation: str
+    name: str
+    database: str
+    sql_forwards: str
+    sql_backwards: str
+    options: dict[str, Any] = field(default_factory=dict)
+    by: str = "migrate"
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over both texts, hexadecimal."""
+        return hashlib.sha256(f"{self.sql_forwards}\0{self.sql_backwards}".encode()).hexdigest()
+
+    @property
+    def direction(self) -> Direction:
+        return Direction.BACKWARDS if self.operation == "rollback" else Direction.FORWARDS
+
+    @property
+    def max_attempts(self) -> int:
+        return int(self.options.get("max_attempts") or conf.max_attempts)
+
+
+def check_request(request: Request) -> None:
+    """Raise TransitionRefused where `take_over` would, so that a migration file fails before it changes anything."""
+    row = rows().filter(name=request.name, database=request.database).first()
+    if row is not None:
+        _refuse_while_busy(row, request)
+
+
+def take_over(request: Request) -> AsyncMigrationStatus:
+    """Make the row say what `migrate` asked for, and return it; the same request twice changes nothing.
+
+    Raises TransitionRefused while a worker is busy with it in a way
+    that contradicts the request.
+    """
+    known = rows().filter(name=request.name, database=request.database)
+    row = known.first() or _create(request)
+    if row is None:  # Somebody else applied the same file in the same moment.
+        row = known.get()
+    if str(row.outbox_id) != request.id:
+        _refuse_while_busy(row, request)
+        _take_new_sql(row, request)
+        _follow(row, request)
+        rows().filter(pk=row.pk).update(outbox_id=request.id)
+    return get(row.pk)
+
+
+def leave_request(request: Request) -> None:
+    """Write a request into its target, in the transaction of the migration file: rolled back with it, or not lost."""
+    AsyncMigrationCheckpoint.objects.using(request.database).update_or_create(
+        name=request.name, defaults={"outbox": asdict(request)}
+    )
+
+
+def collect_requests(database: str) -> None:
+    """Take over what `migrate` left in a target; twice, or in two processes at once, does no harm."""
+    checkpoints = AsyncMigrationCheckpoint.objects.using(database)
+    pending = checkpoints.filter(outbox__isnull=False).order_by("pk")
+    outbox: dict[str, Any]
+    for pk, outbox in pending.values_list("pk", "outbox"):  # type: ignore[assignment]
+        take_over(Request(**outbox))
+        checkpoints.filter(pk=pk, outbox__id=outbox["id"]).update(outbox=None)
+
+
+def _create(request: Request) -> AsyncMigrationStatus | None:
+    """Record a migration that is new, or return None: it is not.
+
+    Going backwards over an unknown one runs the backward SQL all the same.
+    """
+    started = request.operation != "schedule"
+    with suppress(IntegrityError), transaction.atomic(using=conf.control_database):
+        row = rows().create(
+            name=request.name,
+            database=request.database,
+            direction=request.direction,
+            status=Status.STARTED if started else Status.SCHEDULED,
+            sql_forwards=request.sql_forwards,
+            sql_backwards=request.sql_backwards,
+            sql_digest=request.digest,
+            options=request.options,
+            max_attempts=request.max_attempts,
+            has_run=request.operation == "rollback",
+            requested_by=request.by if started else "",
+            requested_at=Now() if started else None,
+            outbox_id=request.id,
+        )
+        record(row, request.operation, Origin(request.by), to_status=row.status, sql_digest=request.digest)
+        return row
+    return None
+
+
+def _refuse_while_busy(row: AsyncMigrationStatus, request: Request) -> None:
+    busy = row.status in {Status.STARTED, Status.IN_PROGRESS}
+    begun = row.status == Status.IN_PROGRESS or (busy and row.has_run)
+    changed = row.sql_digest != request.digest
+    if busy and row.direction == Direction.BACKWARDS and request.direction == Direction.FORWARDS:
+        what = "is being rolled back: wait until it is ROLLED BACK, then migrate again"
+    elif begun and row.direction == Direction.FORWARDS and request.direction == Direction.BACKWARDS:
+        what = "is being carried out: cancel it first, then migrate backwards again"
+    elif row.status == Status.IN_PROGRESS and changed and request.direction == Direction.FORWARDS:
+        what = "is being carried out with other SQL: wait until it ends or cancel it, then migrate again"
+    else:
+        return
+    raise TransitionRefused(
+        f"{row.name} on database {row.database!r} (id {row.pk}) is {row.status} and {what}.",
+        status=row.status,
+        allowed=states.verbs_from(row.status),
+    )
+
+
+def _take_new_sql(row: AsyncMigrationStatus, request: Request) -> None:
+    """Let the row carry the SQL of the file as it is now, unless its effect is there already."""
+    options_changed = row.options != request.options
+    if row.status == Status.FINISHED or (row.sql_digest == request.digest and not options_changed):
+        return
+    with transaction.atomic(using=conf.control_database):
+        changed = same(row).update(
+            sql_forwards=request.sql_forwards,
+            sql_backwards=request.sql_backwards,
+            sql_digest=request.digest,
+            options=request.options,
+            max_attempts=max(request.max_attempts, row.attempt),
+            updated_at=Now(),
+        )
+        if changed and row.sql_digest != request.digest:
+            digests = {"old_digest": row.sql_digest, "new_digest": request.digest}
+            record(row, "sql_changed", Origin(request.by), **digests)
+
+
+def _follow(row: AsyncMigrationStatus, request: Request) -> None:
+    """Move a known row to where `migrate` wants it, if it is not there yet."""
+    origin = Origin(request.by)
+    undone = row.status in {Status.ROLLED_BACK, Status.CANCELLED} or (
+        row.status == Status.ERROR and row.direction == Direction.BACKWARDS
+    )
+    if request.operation == "schedule" and undone:
+        unasked = {**fresh(Origin(), Direction.FORWARDS), "requested_at": None}
+        move(states.SCHEDULE, row, Status.SCHEDULED, origin, **unasked)
+    elif request.operation == "run" and (undone or row.status == Status.SCHEDULED):
+        run(row.pk, origin)
+    elif request.operation == "rollback":
+        if row.status in states.WITHDRAW.sources and not row.has_run:
+            withdraw(row, origin)
+            return
+        if row.status == Status.SCHEDULED:  # Scheduled again after a part of it ran: that part is to be undone.
+            cancel(row.pk, origin)
+        if row.status != Status.ROLLED_BACK:
+            rollback(row.pk, origin)
