@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
@@ -27,6 +28,12 @@ class TimeField(serializers.DateTimeField):
             return parse_aware(value)
         except ValueError as exc:
             raise serializers.ValidationError(str(exc), code="invalid") from exc
+
+    def to_representation(self, value: Any) -> Any:
+        # With USE_TZ off, Django reads times in the project's zone and leaves the offset out.
+        if isinstance(value, datetime) and timezone.is_naive(value):
+            value = timezone.make_aware(value, timezone.get_default_timezone())
+        return super().to_representation(value)
 
 
 class FiniteField(serializers.FloatField):

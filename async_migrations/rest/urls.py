@@ -3,6 +3,7 @@
 from django.urls import path
 
 from . import views
+from .door import no_door
 
 urlpatterns = [
     path("async-migrations", views.ListDoor.as_view()),
@@ -12,5 +13,5 @@ urlpatterns = [
     path("async-migrations/<int:id>/cancel", views.CancelDoor.as_view()),
     path("async-migrations/<int:id>/rollback", views.RollbackDoor.as_view()),
     path("async-migrations/<int:id>/events", views.EventsDoor.as_view()),
-    path("async-migrations/<path:rest>", views.no_door),
+    path("async-migrations/<path:rest>", no_door),
 ]

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from django.conf import settings
-from django.core.exceptions import RequestDataTooBig
 from django.db import transaction
 from django.db.models import Count, DurationField, ExpressionWrapper, Min, QuerySet
 from django.db.models.functions import Coalesce, Now
-from django.http import Http404, HttpRequest
-from django.http.response import HttpResponseBase
-from django.utils.http import parse_etags
-from django.views.decorators.csrf import csrf_exempt
+from django.http import Http404
 from django_filters.rest_framework import DjangoFilterBackend  # type: ignore[import-untyped]
-from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.generics import GenericAPIView
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from .. import lifecycle
 from ..asking import ask
@@ -29,13 +21,11 @@ from ..conf import conf
 from ..lifecycle import Answer, Origin
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Status
-from . import pagination, permissions, schema
-from .authentication import ApiTokenAuthentication, BrowserAuthentication
-from .filters import ORDERABLE, MigrationFilter, refuse_unknown
-from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
-from .permissions import HasPermissionOfDoor
-from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
-from .request_id import HEADER, bound, current_request_id
+from . import examples, pagination, permissions, schema
+from .door import Door, headers_of, matches
+from .filters import ORDERABLE, MigrationFilter
+from .problems import PreconditionFailed
+from .request_id import current_request_id
 from .serializers import (
     EmptyBody,
     EventSerializer,
@@ -44,76 +34,6 @@ from .serializers import (
     RunBody,
     SummarySerializer,
 )
-
-MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
-
-# Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
-_SOON, _LATER = 2, 30
-
-
-class Door(APIView):
-    """What all doors have in common; nothing of it is left to the project's REST_FRAMEWORK setting."""
-
-    authentication_classes = (ApiTokenAuthentication, BrowserAuthentication)
-    permission_classes = (HasPermissionOfDoor,)
-    parser_classes = (StrictJSONParser,)
-    renderer_classes = (PlainJSONRenderer,)
-    content_negotiation_class = JSONOnly
-    throttle_classes = ()
-    versioning_class = None
-    metadata_class = None
-    schema = AutoSchema()
-    http_method_names = ["get", "head"]
-
-    permission: ClassVar[str] = permissions.VIEW
-    parameters: ClassVar[frozenset[str]] = frozenset()
-    repeatable: ClassVar[frozenset[str]] = frozenset()
-
-    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with bound(request) as request_id:
-            response = super().dispatch(request, *args, **kwargs)
-        response.headers[HEADER] = request_id
-        # What one user may see is not for a shared cache; the user's own may keep it and ask with If-None-Match.
-        response.headers.setdefault("Cache-Control", "private, no-cache")
-        return response
-
-    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        _refuse_unreadable(request)
-        super().initial(request, *args, **kwargs)
-        refuse_unknown(request, self.parameters, self.repeatable)
-
-    def get_exception_handler(self) -> Callable[..., Any]:
-        return exception_handler
-
-
-def _refuse_unreadable(request: Request) -> None:
-    limit = min(MAX_BODY_BYTES, settings.DATA_UPLOAD_MAX_MEMORY_SIZE or MAX_BODY_BYTES)
-    length = request.META.get("CONTENT_LENGTH") or ""
-    if not length and request.META.get("HTTP_TRANSFER_ENCODING"):
-        raise LengthRequired
-    if length.isdecimal() and int(length) > limit:
-        raise RequestDataTooBig
-
-
-def entity_tag(row: AsyncMigrationStatus) -> str:
-    """Return the row's ETag: every write of `lifecycle` sets `updated_at`."""
-    state = (row.pk, row.status, row.direction, row.attempt, row.stop_requested, row.updated_at)
-    return f'"{row.pk}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
-
-
-def _matches(wanted: str, row: AsyncMigrationStatus) -> bool:
-    """Compare weakly, also for If-Match: a proxy that compresses makes our ETag weak, and it still names one state."""
-    tags = {tag.removeprefix("W/") for tag in parse_etags(wanted)}
-    return "*" in tags or entity_tag(row) in tags
-
-
-def _headers(row: AsyncMigrationStatus) -> dict[str, str]:
-    headers = {"ETag": entity_tag(row)}
-    if not row.terminal:
-        idle = row.status in {Status.SCHEDULED, Status.PAUSED}
-        headers["Retry-After"] = str(_LATER if idle else _SOON)
-    return headers
-
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
@@ -138,7 +58,7 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
         answers={200: MigrationSerializer(many=True)},
         problems=schema.OF_ONE,
         parameters=(schema.ordering(ORDERABLE),),
-        examples=(schema.example("In progress", schema.ROW, 200),),
+        examples=(schema.example("In progress", examples.ROW, 200),),
     )
     def get(self, request: Request) -> Response:
         page = self.paginate_queryset(self.filter_queryset(self.get_queryset()))
@@ -157,13 +77,13 @@ class DetailDoor(Door):
             schema.header("ETag", schema.ETAG, [200, 304]),
             schema.header("Retry-After", schema.RETRY_AFTER, [200, 304], int),
         ),
-        examples=(schema.example("In progress", schema.DETAIL, 200),),
+        examples=(schema.example("In progress", examples.DETAIL, 200),),
     )
     def get(self, request: Request, id: int) -> Response:
         row = lifecycle.get(id)
-        if _matches(request.headers.get("If-None-Match", ""), row):
-            return Response(status=304, headers=_headers(row))
-        return Response(MigrationDetailSerializer(row).data, headers=_headers(row))
+        if matches(request.headers.get("If-None-Match", ""), row):
+            return Response(status=304, headers=headers_of(row))
+        return Response(MigrationDetailSerializer(row).data, headers=headers_of(row))
 
 
 class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
@@ -179,7 +99,7 @@ class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
         "A page of its events, oldest first: transitions, who asked, attempts, errors.",
         answers={200: EventSerializer(many=True)},
         problems=schema.OF_ONE,
-        examples=(schema.example("Run by ci", schema.EVENT, 200),),
+        examples=(schema.example("Run by ci", examples.EVENT, 200),),
     )
     def get(self, request: Request, id: int) -> Response:
         if not lifecycle.rows().filter(pk=id).exists():
@@ -195,7 +115,7 @@ class SummaryDoor(Door):
         "Count migrations",
         "How many there are by status and database, and how long the first in line has waited.",
         answers={200: SummarySerializer},
-        examples=(schema.example("One runs, one waits", schema.SUMMARY, 200),),
+        examples=(schema.example("One runs, one waits", examples.SUMMARY, 200),),
     )
     def get(self, request: Request) -> Response:
         return Response(SummarySerializer(_summary()).data)
@@ -242,7 +162,7 @@ class VerbDoor(Door):
         answer = self._ask_if_unchanged(request, pk, body.validated_data)
         row = answer.migration
         reached = row.status == self.goal and not answer.changed
-        headers = {"Location": request.path.rpartition("/")[0], **_headers(row)}
+        headers = {"Location": request.path.rpartition("/")[0], **headers_of(row)}
         return Response(MigrationSerializer(row).data, status=200 if reached else 202, headers=headers)
 
     def _ask_if_unchanged(self, request: Request, pk: int, wishes: dict[str, Any]) -> Answer:
@@ -251,7 +171,7 @@ class VerbDoor(Door):
             return ask(self.verb, pk, origin, **wishes)
         with transaction.atomic(using=conf.control_database):
             # The lock keeps the row as it was compared until the answer is written.
-            if not _matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
+            if not matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
                 raise PreconditionFailed
             return ask(self.verb, pk, origin, **wishes)
 
@@ -272,7 +192,7 @@ def _verb(
             schema.header("ETag", schema.ETAG, [200, 202]),
             schema.header("Retry-After", schema.RETRY_AFTER, [200, 202], int),
         ),
-        examples=(schema.example("In line", schema.STARTED, 202), *bodies),
+        examples=(schema.example("In line", examples.STARTED, 202), *bodies),
     )
 
 
@@ -327,12 +247,3 @@ class RollbackDoor(VerbDoor):
     )
     def post(self, request: Request, id: int) -> Response:
         return self.answer(request, id)
-
-
-@csrf_exempt
-def no_door(request: HttpRequest, rest: str = "") -> HttpResponseBase:
-    """Answer whatever else is below our prefix: 404 in our words, in every project."""
-    with bound(request) as request_id:
-        response = respond(request, problem_of(Http404()))
-    response.headers[HEADER] = request_id
-    return response

@@ -1,0 +1,105 @@
+"""What all doors have in common: credentials, formats, limits, the request's id, errors, and a row's headers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
+from django.http import Http404, HttpRequest
+from django.http.response import HttpResponseBase
+from django.utils.http import parse_etags
+from django.views.decorators.csrf import csrf_exempt
+from drf_spectacular.openapi import AutoSchema
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from ..models import AsyncMigrationStatus
+from ..states import Status
+from . import permissions
+from .authentication import ApiTokenAuthentication, BrowserAuthentication
+from .filters import refuse_unknown
+from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
+from .permissions import HasPermissionOfDoor
+from .problems import LengthRequired, exception_handler, problem_of, respond
+from .request_id import HEADER, bound
+
+MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
+
+# Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
+_SOON, _LATER = 2, 30
+
+
+class Door(APIView):
+    """What all doors have in common; nothing of it is left to the project's REST_FRAMEWORK setting."""
+
+    authentication_classes = (ApiTokenAuthentication, BrowserAuthentication)
+    permission_classes = (HasPermissionOfDoor,)
+    parser_classes = (StrictJSONParser,)
+    renderer_classes = (PlainJSONRenderer,)
+    content_negotiation_class = JSONOnly
+    throttle_classes = ()
+    versioning_class = None
+    metadata_class = None
+    schema = AutoSchema()
+    http_method_names = ["get", "head"]
+
+    permission: ClassVar[str] = permissions.VIEW
+    parameters: ClassVar[frozenset[str]] = frozenset()
+    repeatable: ClassVar[frozenset[str]] = frozenset()
+
+    def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        with bound(request) as request_id:
+            response = super().dispatch(request, *args, **kwargs)
+        response.headers[HEADER] = request_id
+        # What one user may see is not for a shared cache; the user's own may keep it and ask with If-None-Match.
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+        return response
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        _refuse_unreadable(request)
+        super().initial(request, *args, **kwargs)
+        refuse_unknown(request, self.parameters, self.repeatable)
+
+    def get_exception_handler(self) -> Callable[..., Any]:
+        return exception_handler
+
+
+def _refuse_unreadable(request: Request) -> None:
+    limit = min(MAX_BODY_BYTES, settings.DATA_UPLOAD_MAX_MEMORY_SIZE or MAX_BODY_BYTES)
+    length = request.META.get("CONTENT_LENGTH") or ""
+    if not length and request.META.get("HTTP_TRANSFER_ENCODING"):
+        raise LengthRequired
+    if length.isdecimal() and int(length) > limit:
+        raise RequestDataTooBig
+
+
+def entity_tag(row: AsyncMigrationStatus) -> str:
+    """Return the row's ETag: every write of `lifecycle` sets `updated_at`."""
+    state = (row.pk, row.status, row.direction, row.attempt, row.stop_requested, row.updated_at)
+    return f'"{row.pk}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
+
+
+def matches(wanted: str, row: AsyncMigrationStatus) -> bool:
+    """Compare weakly, also for If-Match: a proxy that compresses makes our ETag weak, and it still names one state."""
+    tags = {tag.removeprefix("W/") for tag in parse_etags(wanted)}
+    return "*" in tags or entity_tag(row) in tags
+
+
+def headers_of(row: AsyncMigrationStatus) -> dict[str, str]:
+    headers = {"ETag": entity_tag(row)}
+    if not row.terminal:
+        idle = row.status in {Status.SCHEDULED, Status.PAUSED}
+        headers["Retry-After"] = str(_LATER if idle else _SOON)
+    return headers
+
+
+@csrf_exempt
+def no_door(request: HttpRequest, rest: str = "") -> HttpResponseBase:
+    """Answer whatever else is below our prefix: 404 in our words, in every project."""
+    with bound(request) as request_id:
+        response = respond(request, problem_of(Http404()))
+    response.headers[HEADER] = request_id
+    return response

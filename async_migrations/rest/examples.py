@@ -1,0 +1,90 @@
+"""Examples of answers, for the OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+ROW: dict[str, Any] = {
+    "id": 12,
+    "name": "tasks.migrations.0055_task_proj_octlen_idx_async",
+    "database": "default",
+    "kind": "sql",
+    "direction": "forwards",
+    "status": "IN PROGRESS",
+    "terminal": False,
+    "stop_requested": None,
+    "meta": {"job_id": "3f0c9a56-0c0e-4c55-8f52-0a6c6a1f3b1e"},
+    "phase": "building index: scanning table",
+    "progress": {
+        "done": 118211,
+        "total": 441021,
+        "unit": "blocks",
+        "percent": 26.8,
+        "rate_per_second": 9120.0,
+        "eta_seconds": 35,
+    },
+    "waiting_on": [],
+    "throttled": None,
+    "attempt": 1,
+    "max_attempts": 5,
+    "worker": "db-worker-2:4711",
+    "requested_by": "ci",
+    "run_at": None,
+    "created_at": "2026-11-22T10:00:00Z",
+    "updated_at": "2026-11-22T10:31:07.104112Z",
+    "requested_at": "2026-11-22T10:30:54.250911Z",
+    "started_at": "2026-11-22T10:30:54.391004Z",
+    "finished_at": None,
+    "heartbeat_at": "2026-11-22T10:31:07.104112Z",
+}
+DETAIL: dict[str, Any] = {
+    **ROW,
+    "sql_forwards": "CREATE INDEX CONCURRENTLY task_proj_octlen_idx ON task (project_id)",
+    "sql_backwards": "DROP INDEX CONCURRENTLY IF EXISTS task_proj_octlen_idx",
+    "sql_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "options": {},
+}
+STARTED: dict[str, Any] = {
+    **ROW,
+    "status": "STARTED",
+    "meta": {},
+    "phase": "",
+    "progress": {
+        "done": None,
+        "total": None,
+        "unit": "",
+        "percent": None,
+        "rate_per_second": None,
+        "eta_seconds": None,
+    },
+    "attempt": 0,
+    "worker": "",
+    "started_at": None,
+    "heartbeat_at": None,
+}
+EVENT: dict[str, Any] = {
+    "id": 40,
+    "kind": "run",
+    "from_status": "SCHEDULED",
+    "to_status": "STARTED",
+    "attempt": 0,
+    "by": "ci",
+    "request_id": "4f9d2c1e-6f1c-4a63-9a40-0f1f3f6a2b77",
+    "detail": {},
+    "created_at": "2026-11-22T10:30:54.250911Z",
+}
+SUMMARY: dict[str, Any] = {
+    "total": 3,
+    "by_status": {
+        "SCHEDULED": 0,
+        "STARTED": 1,
+        "IN PROGRESS": 1,
+        "FINISHED": 1,
+        "ERROR": 0,
+        "PAUSED": 0,
+        "CANCELLED": 0,
+        "ROLLED BACK": 0,
+    },
+    "by_database": {"default": {"STARTED": 1, "IN PROGRESS": 1, "FINISHED": 1}},
+    "oldest_in_line_seconds": 12.4,
+}

@@ -1,0 +1,155 @@
+"""POST /api/async-migrations/{id}/run"""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.conf import settings
+
+from async_migrations import lifecycle
+from async_migrations.states import Status
+
+from .conftest import ORIGIN, assert_problem, begin
+
+
+def url(pk):
+    return f"/api/async-migrations/{pk}/run"
+
+
+def test_it_works(operator, migration):
+    row = migration()
+
+    response = operator.post(url(row.pk), content_type="application/json")
+
+    assert response.status_code == 202
+    assert response["Location"] == f"/api/async-migrations/{row.pk}"
+    assert int(response["Retry-After"]) > 0
+    found = response.json()
+    assert (found["status"], found["direction"], found["requested_by"]) == ("STARTED", "forwards", "operator-1")
+    assert operator.get(response["Location"]).json()["status"] == "STARTED"
+    assert operator.get(response["Location"])["ETag"] == response["ETag"]
+
+
+def test_the_message_is_sent_to_the_broker(operator, migration, django_capture_on_commit_callbacks):
+    redis = settings.DRAMATIQ_BROKER["OPTIONS"]["client"]
+    redis.flushdb()
+    row = migration()
+    with django_capture_on_commit_callbacks(execute=True):
+        operator.post(url(row.pk), content_type="application/json")
+    assert redis.llen("dramatiq:async_migrations") == 1
+    row.refresh_from_db()
+    assert row.dispatched_at is not None
+
+
+def test_the_event_says_who_asked_and_in_which_request(operator, migration):
+    row = migration()
+    operator.post(url(row.pk), content_type="application/json", headers={"X-Request-ID": "ci-4711"})
+    event = row.events.last()
+    assert (event.kind, event.by, event.request_id) == ("run", "operator-1", "ci-4711")
+
+
+@pytest.mark.parametrize("status", [Status.ERROR, Status.CANCELLED, Status.ROLLED_BACK])
+def test_what_has_ended_can_be_run_again(operator, migration, status):
+    response = operator.post(url(migration(status).pk), content_type="application/json")
+    assert (response.status_code, response.json()["status"]) == (202, "STARTED")
+
+
+@pytest.mark.parametrize("status", [Status.STARTED, Status.IN_PROGRESS])
+def test_asking_twice_changes_nothing(operator, migration, status):
+    row = migration(status)
+    events = row.events.count()
+    response = operator.post(url(row.pk), content_type="application/json")
+    assert (response.status_code, response.json()["status"]) == (202, status)
+    assert row.events.count() == events
+
+
+def test_what_is_finished_already_is_200(operator, migration):
+    response = operator.post(url(migration(Status.FINISHED).pk), content_type="application/json")
+    assert (response.status_code, response.json()["status"]) == (200, "FINISHED")
+    assert "Retry-After" not in response
+
+
+def test_a_later_start_is_taken(operator, migration):
+    at = datetime.now(UTC) + timedelta(hours=1)
+    row = migration()
+    response = operator.post(url(row.pk), {"run_at": at.isoformat()}, content_type="application/json")
+    assert response.status_code == 202
+    assert datetime.fromisoformat(response.json()["run_at"]) == at
+    assert lifecycle.claim(row.pk, "worker-1") is None
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"run_at": null}', b"\xef\xbb\xbf{}", b" {\n} "])
+@pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", ""])
+def test_the_body_is_optional(operator, migration, body, content_type):
+    response = operator.generic("POST", url(migration().pk), body, content_type)
+    assert response.status_code == 202, response.content
+
+
+@pytest.mark.parametrize(
+    "run_at",
+    ["tomorrow", "2026-11-22T10:00:00", "2026-11-22", "", 7, True, [], {}, "2026-13-01T00:00:00Z",
+     "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2026-11-22T10:00:00Z\0", "\ud800"],
+)  # fmt: skip
+def test_a_bad_time_is_named(operator, migration, run_at):
+    row = migration()
+    response = operator.post(url(row.pk), {"run_at": run_at}, content_type="application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["run_at"]
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+def test_an_unknown_field_is_named(operator, migration):
+    row = migration()
+    response = operator.post(url(row.pk), {"runat": None, "force": True}, content_type="application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["force", "runat"]
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+@pytest.mark.parametrize("body", ["null", "[]", '"now"', "7", "true"])
+def test_a_body_that_is_no_object_is_refused(operator, migration, body):
+    response = operator.generic("POST", url(migration().pk), body, "application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["body"]
+
+
+def test_a_migration_that_goes_backwards_cannot_be_run(operator, migration):
+    row = migration(Status.FINISHED)
+    lifecycle.rollback(row.pk, ORIGIN)
+    begin(row.pk)
+    problem = assert_problem(operator.post(url(row.pk), content_type="application/json"), 409, "invalid_transition")
+    assert (problem["status_now"], problem["allowed"]) == ("IN PROGRESS", ["cancel"])
+
+
+def test_if_match_lets_pass_what_was_read(operator, migration):
+    row = migration()
+    etag = operator.get(f"/api/async-migrations/{row.pk}")["ETag"]
+    response = operator.post(url(row.pk), content_type="application/json", headers={"If-Match": etag})
+    assert response.status_code == 202
+
+
+def test_if_match_refuses_what_has_changed(operator, migration):
+    row = migration()
+    etag = operator.get(f"/api/async-migrations/{row.pk}")["ETag"]
+    lifecycle.cancel(row.pk, ORIGIN)
+    response = operator.post(url(row.pk), content_type="application/json", headers={"If-Match": etag})
+    assert_problem(response, 412, "precondition_failed")
+    row.refresh_from_db()
+    assert row.status == Status.CANCELLED
+
+
+def test_a_viewer_may_not(viewer, migration):
+    row = migration()
+    problem = assert_problem(viewer.post(url(row.pk), content_type="application/json"), 403, "permission_denied")
+    assert problem["missing_permission"] == "async_migrations.run_asyncmigrationstatus"
+    assert problem["missing_permission"] in problem["detail"]
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+@pytest.mark.parametrize("headers", [{}, {"If-Match": "*"}])
+def test_an_unknown_id_is_not_found(operator, headers):
+    assert_problem(operator.post(url(2**63), content_type="application/json", headers=headers), 404, "not_found")
+
+
+def test_a_query_parameter_is_refused(operator, migration):
+    row = migration()
+    assert_problem(operator.post(f"{url(row.pk)}?run_at=now", content_type="application/json"), 400, "validation_error")

@@ -1,0 +1,125 @@
+"""GET /api/schema, and openapi.yaml"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from django.core.management import call_command
+
+from async_migrations.rest.problems import CODES, MEDIA_TYPE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OPERATIONS = {
+    "async_migrations_list": ("get", "/api/async-migrations"),
+    "async_migrations_summary": ("get", "/api/async-migrations/summary"),
+    "async_migrations_retrieve": ("get", "/api/async-migrations/{id}"),
+    "async_migrations_run": ("post", "/api/async-migrations/{id}/run"),
+    "async_migrations_cancel": ("post", "/api/async-migrations/{id}/cancel"),
+    "async_migrations_rollback": ("post", "/api/async-migrations/{id}/rollback"),
+    "async_migrations_events_list": ("get", "/api/async-migrations/{id}/events"),
+}
+
+
+@pytest.fixture(scope="module")
+def document():
+    return yaml.safe_load((ROOT / "openapi.yaml").read_text())
+
+
+@pytest.fixture(params=OPERATIONS)
+def operation(request, document):
+    method, path = OPERATIONS[request.param]
+    return document["paths"][path][method]
+
+
+def test_it_works(client):
+    response = client.get("/api/schema")
+    assert response.status_code == 200
+    assert yaml.safe_load(response.content)["openapi"].startswith("3.")
+
+
+def test_it_is_json_for_whoever_wants_json(client):
+    response = client.get("/api/schema", headers={"Accept": "application/json"})
+    assert response.json()["info"]["title"] == "django-async-migrations"
+
+
+def test_the_committed_file_is_what_the_code_generates(tmp_path):
+    call_command("spectacular", "--validate", "--fail-on-warn", "--file", str(tmp_path / "openapi.yaml"))
+    assert (tmp_path / "openapi.yaml").read_text() == (ROOT / "openapi.yaml").read_text(), "run `make openapi`"
+
+
+def test_the_operations_keep_their_names(document):
+    found = {
+        operation["operationId"]: (method, path)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        if path.startswith("/api/async-migrations")
+    }
+    assert found == OPERATIONS
+
+
+def test_every_code_is_in_the_document():
+    text = (ROOT / "openapi.yaml").read_text()
+    assert [code for code in CODES if f"`{code}`" not in text] == []
+
+
+def test_every_error_of_an_operation_is_a_problem_with_an_example(operation):
+    for status, answer in operation["responses"].items():
+        if int(status) >= 400:
+            content = answer["content"][MEDIA_TYPE]
+            assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+            assert content["examples"]
+
+
+def test_every_answer_names_its_headers(operation):
+    for status, answer in operation["responses"].items():
+        assert "X-Request-ID" in answer["headers"], status
+    assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
+    assert "Retry-After" in operation["responses"]["503"]["headers"]
+
+
+def test_verbs_name_what_they_answer_in_headers(document):
+    for name in ("run", "cancel", "rollback"):
+        method, path = OPERATIONS[f"async_migrations_{name}"]
+        operation = document["paths"][path][method]
+        for status in ("200", "202"):
+            assert {"Location", "ETag", "Retry-After"} <= set(operation["responses"][status]["headers"])
+        assert "If-Match" in [parameter["name"] for parameter in operation["parameters"]]
+        assert not operation.get("requestBody", {}).get("required")
+
+
+def test_unknown_fields_are_said_to_be_refused(document):
+    for name in ("RunRequest", "EmptyRequest"):
+        assert document["components"]["schemas"][name]["additionalProperties"] is False
+
+
+def test_polling_is_described(document):
+    operation = document["paths"]["/api/async-migrations/{id}"]["get"]
+    assert {"If-None-Match", "X-Request-ID", "id"} <= {parameter["name"] for parameter in operation["parameters"]}
+    for status in ("200", "304"):
+        assert {"ETag", "Retry-After"} <= set(operation["responses"][status]["headers"])
+
+
+def test_the_parameters_of_the_list_are_all_there(document):
+    parameters = {p["name"]: p for p in document["paths"]["/api/async-migrations"]["get"]["parameters"]}
+    assert set(parameters) == {
+        "status", "name", "search", "database", "kind", "created_after", "created_before", "ordering", "page",
+        "page_size", "X-Request-ID",
+    }  # fmt: skip
+    assert parameters["page_size"]["schema"]["maximum"] == 500
+
+
+def test_two_ways_to_say_who_asks(document, operation):
+    assert set(document["components"]["securitySchemes"]) == {"bearerAuth", "sessionAuth"}
+    assert operation["security"] == [{"bearerAuth": []}, {"sessionAuth": []}]
+
+
+def test_health_is_in_the_document(document):
+    assert set(document["paths"]["/readyz"]["get"]["responses"]) == {"200", "503"}
+    assert "/healthz" in document["paths"]
+
+
+def test_the_page_comes_from_local_files(client):
+    response = client.get("/api/docs")
+    assert response.status_code == 200
+    assert "https://" not in response.text.replace("https://www.w3.org", "")
