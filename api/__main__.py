@@ -8,7 +8,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 
-from api.processes import SERVICE_VARIABLES, manage_command, readiness, web_command, worker_command
+from api.processes import SERVICE_VARIABLES, WORKER_THREADS, manage_command, readiness, web_command, worker_command
 
 
 def main(arguments: list[str]) -> int:
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     web.add_argument("--threads", type=int, default=8, help="threads per process")
     worker = commands.add_parser("worker", help="carry migrations out")
     worker.add_argument("--processes", type=int, default=1)
-    worker.add_argument("--threads", type=int, default=4, help="threads per process")
+    worker.add_argument("--threads", type=int, default=WORKER_THREADS, help="threads per process")
     ready = commands.add_parser("ready", help="exit with 0 when the web command here is ready")
     ready.add_argument("--port", type=int, default=8000)
     commands.add_parser("manage", help="a command of manage.py, such as migrate", add_help=False)

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 from django.conf import settings
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_safe
+from django.views.decorators.csrf import csrf_exempt
+
+from async_migrations.rest.problems import Problem, respond
 
 log = logging.getLogger(__name__)
 
 
-@never_cache
-@require_safe
+def _get_only(view: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+    """Answer what is neither GET nor HEAD with a problem, without asking for a browser's CSRF token first."""
+
+    @never_cache
+    @csrf_exempt
+    @wraps(view)
+    def answer(request: HttpRequest) -> HttpResponse:
+        if request.method in ("GET", "HEAD"):
+            return view(request)
+        refusal = respond(request, Problem("method_not_allowed", f"{request.method} is not possible here; use GET."))
+        refusal["Allow"] = "GET, HEAD"
+        return refusal
+
+    return answer
+
+
+@_get_only
 def alive(request: HttpRequest) -> JsonResponse:
     """Answer 200 as long as this process can answer at all; a database that is away is no reason to restart it."""
     return JsonResponse({"status": "alive"})
 
 
-@never_cache
-@require_safe
+@_get_only
 def ready(request: HttpRequest) -> JsonResponse:
     """Answer 200 when every part is `ok`, else 503 with the reason beside the part that fails."""
     parts = {name: _state(name, look) for name, look in PARTS.items()}

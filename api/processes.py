@@ -21,12 +21,16 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 MANAGE = str(ROOT / "manage.py")
 
+# Threads of a worker process; each carries out one migration at a time.
+WORKER_THREADS = 4
+
 # What every process of the service is given, unless an installation says otherwise.
 SERVICE_VARIABLES = {
     "DJANGO_SETTINGS_MODULE": "api.settings",
     "PYTHONUNBUFFERED": "1",
-    # A message that waits in a worker's memory behind a long migration is lost to an idle worker.
-    "dramatiq_queue_prefetch": "1",
+    # Messages that a worker process takes at a time, those under way included: one for each thread. With fewer, threads
+    # stay idle; with more, a message waits in this worker's memory while another worker is idle.
+    "dramatiq_queue_prefetch": str(WORKER_THREADS),
     # Milliseconds. Redis is polled; with the default of a second that would be most of the way to the first statement.
     "dramatiq_worker_timeout": "50",
 }
@@ -50,7 +54,7 @@ def web_command(port: int, *, host: str = "127.0.0.1", workers: int = 2, threads
     ]
 
 
-def worker_command(*, processes: int = 1, threads: int = 4, queue: str = "async_migrations") -> list[str]:
+def worker_command(*, processes: int = 1, threads: int = WORKER_THREADS, queue: str = "async_migrations") -> list[str]:
     """Return the command of a worker, which carries out up to processes x threads migrations at once."""
     amount = ["--processes", str(processes), "--threads", str(threads)]
     return [sys.executable, MANAGE, "rundramatiq", "--skip-logging", *amount, "--queues", queue]

@@ -15,6 +15,7 @@ from .conf import conf
 from .errors import InvalidDefinition, TablesMissing
 from .execution import session, statements
 from .execution.attempt import advisory_key
+from .execution.guard import Mode
 from .lifecycle import Request
 from .models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from .states import Status
@@ -38,6 +39,8 @@ def make_sql_migration(
     max_attempts: int | None = None,
     atomic: bool = True,
     settings: dict[str, str] | None = None,
+    guard: str = "report",
+    priority: int = 0,
 ) -> tuple[Operation, Operation]:
     """Return (forwards, backwards) for `migrations.RunPython`: heavy SQL that `migrate` hands over to a worker.
 
@@ -51,6 +54,9 @@ def make_sql_migration(
     max_attempts: attempts before a retryable error (lost connection, deadlock) becomes final; default 5.
     atomic: False runs every statement outside of a transaction, for procedures that commit by themselves.
     settings: further parameters of the session, e.g. {"maintenance_work_mem": "2GB"}.
+    guard: what to do about sessions that queue behind a build for more than 0.3 s, and so make readers wait: "off",
+        "report", or "protect", which cancels them.
+    priority: the highest goes first among those in line on a database, -32768 to 32767.
 
     Raises InvalidDefinition, a ValueError, without a name, for SQL that is empty, cannot be read, or controls
     transactions by itself, and for options out of range.
@@ -58,7 +64,13 @@ def make_sql_migration(
     name = _checked_name(migration_name)
     for sql in (sql_forwards, sql_backwards):
         _check_sql(sql, atomic)
-    options = _options(lock_timeout, statement_timeout, max_attempts, atomic, settings)
+    options = {
+        **_durations(lock_timeout=lock_timeout, statement_timeout=statement_timeout),
+        **_numbers(max_attempts, priority),
+        **({} if atomic else {"atomic": False}),
+        **({"settings": dict(settings)} if settings else {}),
+        **_guard(guard),
+    }
 
     def ask(operation: str, schema_editor: BaseDatabaseSchemaEditor) -> None:
         alias = schema_editor.connection.alias
@@ -117,27 +129,23 @@ def _check_sql(sql: str, atomic: bool) -> None:
     statements.parse(sql, atomic=atomic)
 
 
-def _options(
-    lock_timeout: timedelta | float | None,
-    statement_timeout: timedelta | float | None,
-    max_attempts: int | None,
-    atomic: bool,
-    settings: dict[str, str] | None,
-) -> dict[str, Any]:
-    """Return the options that were given, durations as seconds."""
-    options: dict[str, Any] = {}
-    for key, value in (("lock_timeout", lock_timeout), ("statement_timeout", statement_timeout)):
-        if value is not None:
-            options[key] = _seconds(key, value)
-    if max_attempts is not None:
-        if max_attempts < 1:
-            raise InvalidDefinition(f"max_attempts is {max_attempts!r}: give at least 1.")
-        options["max_attempts"] = max_attempts
-    if not atomic:
-        options["atomic"] = False
-    if settings:
-        options["settings"] = dict(settings)
-    return options
+def _durations(**given: timedelta | float | None) -> dict[str, float]:
+    return {key: _seconds(key, value) for key, value in given.items() if value is not None}
+
+
+def _numbers(max_attempts: int | None, priority: int) -> dict[str, int]:
+    if max_attempts is not None and max_attempts < 1:
+        raise InvalidDefinition(f"max_attempts is {max_attempts!r}: give at least 1.")
+    if not -(2**15) <= priority < 2**15:
+        raise InvalidDefinition(f"priority is {priority!r}: give -32768 to 32767.")
+    return {key: value for key, value in (("max_attempts", max_attempts), ("priority", priority)) if value}
+
+
+def _guard(mode: str) -> dict[str, str]:
+    modes = [mode.value for mode in Mode]
+    if mode not in modes:
+        raise InvalidDefinition(f"guard is {mode!r}: say one of {', '.join(modes)}.")
+    return {} if mode == Mode.REPORT.value else {"guard": mode}
 
 
 def _seconds(key: str, value: timedelta | float) -> float:

@@ -50,7 +50,12 @@ class AsyncMigrationStatus(models.Model):
         default=list, blank=True, encoder=DjangoJSONEncoder, help_text="Sessions that block the statement."
     )
 
+    queued_behind = models.JSONField(
+        default=list, blank=True, encoder=DjangoJSONEncoder, help_text="Sessions that queue behind the statement."
+    )
+
     attempt = models.PositiveIntegerField(default=0)
+    priority = models.SmallIntegerField(default=0, help_text="The highest goes first among those in line.")
     max_attempts = models.PositiveIntegerField(default=5)
     has_run = models.BooleanField(default=False, help_text="A worker has begun it since it was scheduled.")
     stop_requested = models.CharField(max_length=16, choices=StopRequest.choices, null=True, blank=True)  # noqa: DJ001

@@ -41,15 +41,19 @@ def broker_is_configured() -> bool:
 
 
 def carry_out(pk: int) -> None:
-    """Carry a migration out if this process wins the claim, and then whatever waited for its place."""
-    lease = lifecycle.claim(pk, _worker_name())
-    while lease is not None:
+    """Carry out what is first in line on the migration's database, and so on until nothing waits or others do it.
+
+    Which message arrives first says nothing about whose turn it is.
+    """
+    row = lifecycle.rows().filter(pk=pk).first()
+    while row is not None and not heartbeat.shutdown.is_set():
+        following = lifecycle.next_in_line(row.database)
+        lease = lifecycle.claim(pk if following is None else following, _worker_name())
+        if lease is None:
+            return
         executor.execute(lease)
         if heartbeat.shutdown.is_set():
             _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
-            return
-        following = lifecycle.next_in_line(lease.database)
-        lease = None if following is None else lifecycle.claim(following, _worker_name())
 
 
 def send_soon(pk: int) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from ..lifecycle import Lease
 from ..models import AsyncMigrationStatus
+from . import guard
 from .heartbeat import Heartbeat, shutdown
 from .statements import Index, Statement
 
@@ -15,6 +16,10 @@ POLL_SECONDS = 0.2
 
 class Interrupted(Exception):
     """The heartbeat says to stop; raised between two statements."""
+
+
+class Postponed(Exception):
+    """It is not this migration's turn on a table; the text says whose it is."""
 
 
 @dataclass
@@ -39,6 +44,11 @@ class Attempt:
         """Return an option of the migration file that is a number, or the default."""
         value = self.migration.options.get(name)
         return default if value is None else float(value)
+
+    @property
+    def guard_mode(self) -> guard.Mode:
+        """What is done about sessions that queue behind a statement."""
+        return guard.Mode(self.migration.options.get("guard", guard.Mode.REPORT.value))
 
     def go_on(self) -> None:
         """Raise when there is a reason to stop here, between two statements."""

@@ -22,14 +22,17 @@ from ..errors import ExecutionError, InvalidDefinition, LeaseLost
 from ..lifecycle import Lease
 from ..models import AsyncMigrationStatus
 from ..states import Direction
-from .attempt import POLL_SECONDS, Attempt, Interrupted
+from .attempt import POLL_SECONDS, Attempt, Interrupted, Postponed
 from .heartbeat import Heartbeat, Stop
 from .leftovers import remove_leftovers
 from .session import Session
-from .statements import Statement, parse
+from .statements import Effect, Statement, parse
 from .steps import carry_out
 
 logger = logging.getLogger("async_migrations")
+
+# How long a migration that met another one on its table waits before it looks again.
+_TURN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,14 @@ class Failed:
     error: ExecutionError
 
 
-Outcome = Succeeded | Stopped | Failed
+@dataclass(frozen=True)
+class NotItsTurn:
+    """Another migration works on the same table."""
+
+    reason: str
+
+
+Outcome = Succeeded | Stopped | Failed | NotItsTurn
 
 
 def execute(lease: Lease) -> None:
@@ -69,11 +79,14 @@ def perform(attempt: Attempt) -> Outcome:
     try:
         attempt.statements = _read(attempt.migration)
         with _opened(attempt) as session:
-            for statement in attempt.statements[len(attempt.done) :]:
-                carry_out(attempt, session, statement)
+            for statement in attempt.statements:
+                if statement.number > len(attempt.done) or statement.effect is Effect.SESSION:
+                    carry_out(attempt, session, statement)
         return Succeeded()
     except Interrupted:
         return Stopped(attempt.heartbeat.stop or Stop.SHUTDOWN)
+    except Postponed as exc:
+        return NotItsTurn(str(exc))
     except LeaseLost:
         return Stopped(Stop.LEASE_LOST)
     except InvalidDefinition as exc:
@@ -101,6 +114,7 @@ def _opened(attempt: Attempt) -> Iterator[Session]:
     with Session(attempt.migration.database, f"async-migrations/{lease.pk}/{lease.attempt}") as session:
         _wait_for_lock(attempt, session)
         _take_checkpoint(attempt, session)
+        session.set("statement_timeout", f"{round(attempt.option('statement_timeout', 0) * 1000)}ms")
         for name, value in attempt.migration.options.get("settings", {}).items():
             session.set(name, str(value))
         try:
@@ -123,8 +137,10 @@ def _wait_for_lock(attempt: Attempt, session: Session) -> None:
             lifecycle.note(attempt.lease, "waiting_for_session", holders=holders)
         heartbeat.phase = "waiting for the session that still carries this migration out"
         heartbeat.waiting_on = holders
+        heartbeat.follow(holders[0]["pid"] if holders else None)
         heartbeat.pause(POLL_SECONDS)
     heartbeat.waiting_on = None
+    heartbeat.follow(None)
 
 
 def _take_checkpoint(attempt: Attempt, session: Session) -> None:
@@ -179,6 +195,8 @@ def _write(lease: Lease, outcome: Outcome) -> None:
             lifecycle.cancelled(lease)
         case Stopped(Stop.SHUTDOWN):
             lifecycle.release(lease)
+        case NotItsTurn(reason):
+            lifecycle.release(lease, delay=_TURN, reason=reason)
         case Failed(error) if error.retryable and lease.attempt < lease.max_attempts:
             lifecycle.release(lease, error=error, delay=_backoff(lease.attempt))
         case Failed(error):

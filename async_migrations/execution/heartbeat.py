@@ -10,7 +10,8 @@ import logging
 import threading
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from enum import Enum
 from typing import Any
 
@@ -20,6 +21,7 @@ from .. import lifecycle
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..lifecycle import Lease
+from . import guard
 from .session import Backend, Session
 
 logger = logging.getLogger("async_migrations")
@@ -72,13 +74,17 @@ class Heartbeat:
         self.stop: Stop | None = None
         self.phase = "connecting"
         self.waiting_on: list[dict[str, Any]] | None = None
+        self.guard: guard.Guard | None = None
+        self._queued: list[dict[str, Any]] = []
+        self._followed: int | None = None
         self._backend: Backend | None = None
         self._statements = (0, 1)
         self._samples: deque[tuple[float, float]] = deque()
         self._side: Session | None = None
         self._alive_at = time.monotonic()
         self._changed = threading.Event()
-        self._ended = threading.Event()
+        self._woken = threading.Event()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"heartbeat-{lease.pk}", daemon=True)
 
     def __enter__(self) -> Heartbeat:
@@ -86,31 +92,54 @@ class Heartbeat:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._changed.set()
+        self._ended = True
+        self._woken.set()
         self._thread.join()
 
     def watch(self, backend: Backend | None, done: int = 0, total: int = 1) -> None:
-        """Follow this backend from now on; `done` of `total` statements are behind it. None: leave it alone."""
+        """Answer for this backend from now on; `done` of `total` statements are behind it. None: leave it alone."""
         self._backend, self._statements = backend, (done, total)
+        self._followed = backend.pid if backend else None
         self._samples.clear()
+
+    def follow(self, pid: int | None) -> None:
+        """Show the progress of a backend that another attempt left behind; it is nobody's to stop here."""
+        self._followed = pid
+
+    @contextmanager
+    def guarding(self, mode: guard.Mode, backend: Backend, tables: list[int]) -> Iterator[None]:
+        """Look after the queue for these tables (their oids) while the block runs."""
+        if mode is not guard.Mode.OFF and tables:
+            self.guard = guard.Guard(self.lease, mode, backend, tables)
+            self._woken.set()
+        try:
+            yield
+        finally:
+            self.guard = None
 
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until a reason to stop turns up."""
         deadline = time.monotonic() + seconds
-        while self.stop is None and (left := deadline - time.monotonic()) > 0 and not self._ended.is_set():
+        while self.stop is None and (left := deadline - time.monotonic()) > 0:
             self._changed.wait(left)
             self._changed.clear()
 
     # --- the thread ---
 
     def _run(self) -> None:
+        beat_at = time.monotonic() + conf.heartbeat_seconds
         try:
-            while not self._ended.wait(conf.heartbeat_seconds):
-                self._beat()
+            while not self._ended:
+                until_beat = max(0.0, beat_at - time.monotonic())
+                self._woken.wait(min(until_beat, guard.POLL_SECONDS) if self.guard else until_beat)
+                self._woken.clear()
+                if self.guard and not self._ended:
+                    self._look_after(self.guard)
+                if time.monotonic() >= beat_at and not self._ended:
+                    self._beat()
+                    beat_at = time.monotonic() + conf.heartbeat_seconds
         finally:
-            if self._side is not None:
-                self._side.close()
+            self._drop_connection()
             connections.close_all()
 
     def _beat(self) -> None:
@@ -132,6 +161,15 @@ class Heartbeat:
             elif shutdown.is_set() and time.monotonic() - _shutdown_began >= conf.shutdown_grace_seconds:
                 self._stop(Stop.SHUTDOWN)
 
+    def _look_after(self, watching: guard.Guard) -> None:
+        try:
+            self._queued = watching.look(self._connection())
+        except LeaseLost:
+            self._stop(Stop.LEASE_LOST)
+        except Exception:
+            logger.warning("guard could not look", extra={"migration_id": self.lease.pk}, exc_info=True)
+            self._drop_connection()
+
     def _stop(self, reason: Stop) -> None:
         """Remember why, and cancel what is running; at every beat, in case one hits the gap between two statements."""
         self.stop = reason
@@ -145,22 +183,26 @@ class Heartbeat:
             self._side = Session(self.alias, f"async-migrations/{self.lease.pk}/heartbeat")
         return self._side
 
+    def _drop_connection(self) -> None:
+        if self._side is not None:
+            self._side.close()
+        self._side = None
+
     def _observe(self) -> dict[str, Any]:
         """Return what the row is to say: phase, progress, who blocks. Trouble on the way is no reason to stop."""
-        backend = self._backend
-        if backend is None:
+        followed = self._followed
+        if followed is None:
             return {"phase": self.phase, "waiting_on": self.waiting_on or []}
         try:
-            report = self._connection().one("progress", pid=backend.pid)
-            blockers = self._connection().all("blockers", pid=backend.pid)
+            report = self._connection().one("progress", pid=followed)
+            blockers = self._connection().all("blockers", pid=followed)
         except ExecutionError:
-            if self._side is not None:
-                self._side.close()
-            self._side = None
+            self._drop_connection()
             return {}
         return {
             "phase": report.get("phase") or self.phase,
             "waiting_on": self.waiting_on or blockers,
+            "queued_behind": self._queued if self.guard else [],
             **self._progress(report),
         }
 

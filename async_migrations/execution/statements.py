@@ -75,13 +75,18 @@ class Index:
 
 @dataclass(frozen=True)
 class Statement:
-    """One statement: its text, its number from 1, and what it needs."""
+    """One statement: its text, its number from 1, and what it needs.
+
+    relations: the tables or indexes that it names, only for the MAINTENANCE class, of which one at a time may work on a
+    table.
+    """
 
     number: int
     text: str
     effect: Effect
     lock: Lock
     indexes: tuple[Index, ...] = ()
+    relations: tuple[Identifier, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -201,13 +206,16 @@ def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: boo
     if head in {"SET", "RESET", "LISTEN", "DISCARD"}:
         return Statement(number, text, Effect.SESSION, Lock.ROWS)
     lock = _lock(words, pair)
+    relations = tuple(_relations(tokens, words, indexes)) if lock is Lock.MAINTENANCE else ()
     if "CONCURRENTLY" in words and indexes:
-        return Statement(number, text, Effect.CATALOGUE, Lock.MAINTENANCE, indexes)
-    if head in _REPEATABLE or (head == "REINDEX" and _outside(words)):
-        return Statement(number, text, Effect.REPEATABLE, lock)
-    if pair in _OUTSIDE or (pair == "ALTER TABLE" and words[-1] == "CONCURRENTLY") or not atomic:
-        return Statement(number, text, Effect.UNKNOWN, lock, indexes)
-    return Statement(number, text, Effect.TRANSACTIONAL, lock, indexes)
+        effect = Effect.CATALOGUE
+    elif head in _REPEATABLE or (head == "REINDEX" and _outside(words)):
+        effect = Effect.REPEATABLE
+    elif pair in _OUTSIDE or (pair == "ALTER TABLE" and words[-1] == "CONCURRENTLY") or not atomic:
+        effect = Effect.UNKNOWN
+    else:
+        effect = Effect.TRANSACTIONAL
+    return Statement(number, text, effect, lock, indexes, relations)
 
 
 def _refuse(number: int, words: list[str], pair: str) -> None:
@@ -289,6 +297,25 @@ def _dropped(tokens: list[Token], words: list[str]) -> Iterator[Index]:
         name, at = _name(tokens, at)
         yield Index(IndexAction.DROP, name, concurrently, tolerant=tolerant)
         at = _after(words, at, ",")
+
+
+def _relations(tokens: list[Token], words: list[str], indexes: tuple[Index, ...]) -> Iterator[Identifier]:
+    """Yield the tables or indexes that a statement of the MAINTENANCE class works on."""
+    if indexes:
+        yield from (index.table or index.name for index in indexes)
+        return
+    at = 1
+    while at < len(words) and (words[at] in _BEFORE_A_RELATION or words[at] == "("):
+        at = words.index(")", at) + 1 if words[at] == "(" and ")" in words[at:] else at + 1
+    while at < len(words) and words[0] != "REFRESH":
+        name, at = _name(tokens, at)
+        yield name
+        if words[at : at + 1] != [","]:
+            return
+        at += 1
+
+
+_BEFORE_A_RELATION = {"TABLE", "IF", "EXISTS", "ONLY", "FULL", "FREEZE", "VERBOSE", "ANALYZE", "CONCURRENTLY"}
 
 
 def _after(words: list[str], at: int, word: str) -> int:

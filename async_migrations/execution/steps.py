@@ -10,7 +10,7 @@ from .. import lifecycle
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from . import verify
-from .attempt import POLL_SECONDS, Attempt
+from .attempt import POLL_SECONDS, Attempt, Postponed
 from .session import Session
 from .statements import Effect, Index, IndexAction, Lock, Statement
 
@@ -25,10 +25,13 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     attempt.current = statement.number
     attempt.heartbeat.phase = f"statement {statement.number} of {len(attempt.statements)}: {statement.summary}"[:255]
     attempt.heartbeat.watch(session.backend, statement.number - 1, len(attempt.statements))
-    session.set("statement_timeout", f"{round(attempt.option('statement_timeout', 0) * 1000)}ms")
     session.set("lock_timeout", f"{round(_lock_timeout(attempt, statement) * 1000)}ms")
     started = time.monotonic()
-    _STEPS[statement.effect](attempt, session, statement)
+    tables = _reserved_tables(session, statement)
+    with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables):
+        _STEPS[statement.effect](attempt, session, statement)
+    if statement.effect is Effect.SESSION:
+        return
     lifecycle.note(
         attempt.lease,
         "statement_done",
@@ -37,6 +40,22 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
         seconds=round(time.monotonic() - started, 3),
         proof=statement.effect.value,
     )
+
+
+def _reserved_tables(session: Session, statement: Statement) -> list[int]:
+    """Return the oids of the tables that a statement of the MAINTENANCE class works on, reserved for this session.
+
+    Two of that class on one table end in a deadlock, and an INVALID index. Raises Postponed if another migration is at
+    work on one of them.
+    """
+    if not statement.relations:
+        return []
+    names = [verify.quoted(relation) for relation in statement.relations]
+    tables = [row["oid"] for row in session.all("tables_of", names=names)]
+    for oid in tables:
+        if not session.one("try_advisory_lock", key=f"async_migrations:table:{oid}")["pg_try_advisory_lock"]:
+            raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")
+    return tables
 
 
 def _lock_timeout(attempt: Attempt, statement: Statement) -> float:
@@ -92,7 +111,8 @@ def _unknown(attempt: Attempt, session: Session, statement: Statement) -> None:
 
 def _session_setting(attempt: Attempt, session: Session, statement: Statement) -> None:
     session.execute(statement.text)
-    attempt.done.append(statement.digest)
+    if statement.number > len(attempt.done):
+        attempt.done.append(statement.digest)
 
 
 _STEPS = {

@@ -18,13 +18,25 @@ from ..states import Direction, Status, Transition
 from .line import due, free_slot
 from .moves import Lease, Origin, move, record, rows
 
-_UNLEASED: dict[str, Any] = {"lease_token": None, "lease_expires_at": None, "slot": None, "waiting_on": [], "phase": ""}
+_UNLEASED: dict[str, Any] = {
+    "lease_token": None,
+    "lease_expires_at": None,
+    "slot": None,
+    "waiting_on": [],
+    "queued_behind": [],
+    "phase": "",
+}
 
 
 def claim(pk: int, worker: str) -> Lease | None:
     """Take the lease and one of the target's places, or return None: somebody else has it, or it is not its turn."""
-    row = rows().filter(due(), pk=pk, status=Status.STARTED).first()
-    if row is None or (slot := free_slot(row.database)) is None:
+    waiting = rows().filter(due(), pk=pk, status=Status.STARTED)
+    row = waiting.first()
+    if row is None:
+        return None
+    slot = free_slot(row.database)
+    if slot is None:
+        waiting.update(phase=f"waits for its turn: others are being carried out on database {row.database}"[:255])
         return None
     lease = Lease(pk, row.database, uuid.uuid4(), row.attempt + 1, row.max_attempts, worker)
     try:
@@ -37,6 +49,7 @@ def claim(pk: int, worker: str) -> Lease | None:
             lease_token=lease.token,
             lease_expires_at=_lease_end(),
             slot=slot,
+            phase="",
             worker=worker,
             has_run=True,
             meta={**row.meta, "job_id": str(lease.token)},
@@ -89,14 +102,22 @@ def cancelled(lease: Lease) -> None:
     _end(states.CANCEL, lease, Status.CANCELLED, finished_at=Now())
 
 
-def release(lease: Lease, *, error: ExecutionError | None = None, delay: timedelta = timedelta(0)) -> None:
-    """Give the migration back, to be taken again after `delay`. Without an error the attempt does not count."""
+def release(
+    lease: Lease, *, error: ExecutionError | None = None, delay: timedelta = timedelta(0), reason: str = ""
+) -> None:
+    """Give the migration back, to be taken again after `delay`. Without an error the attempt does not count.
+
+    reason: why it waits, for the row.
+    """
     changes: dict[str, Any] = {"run_at": Now() + delay if delay else None, "dispatched_at": None}
     detail: dict[str, Any] = {"delay_seconds": round(delay.total_seconds(), 3)}
     if error is None:
         changes["attempt"] = lease.attempt - 1
     else:
         detail["error"] = error.as_meta()
+        reason = f"waits for another attempt after {error.code}: {error.message}"
+    if reason:
+        changes["phase"] = detail["reason"] = reason[:255]
     _end(states.RELEASE, lease, Status.STARTED, keep_request=True, detail=detail, **changes)
 
 
@@ -114,7 +135,7 @@ def _end(
         raise LeaseLost
     if not keep_request:
         changes |= {"stop_requested": None, "run_at": None}
-    if not move(transition, row, to, Origin(lease.worker), detail=detail, **_UNLEASED, **changes):
+    if not move(transition, row, to, Origin(lease.worker), detail=detail, **_UNLEASED | changes):
         raise LeaseLost
 
 

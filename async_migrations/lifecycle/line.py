@@ -23,8 +23,8 @@ def unclaimed() -> QuerySet[AsyncMigrationStatus]:
 
 
 def in_line(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
-    """Return the migrations that a worker might claim now, first come first."""
-    waiting = rows().filter(due(), status=Status.STARTED).order_by("requested_at", "pk")
+    """Return the migrations that a worker might claim now, by priority and then first come first."""
+    waiting = rows().filter(due(), status=Status.STARTED).order_by("-priority", "requested_at", "pk")
     return waiting if database is None else waiting.filter(database=database)
 
 

@@ -50,6 +50,10 @@ class Request:
     def max_attempts(self) -> int:
         return int(self.options.get("max_attempts") or conf.max_attempts)
 
+    @property
+    def priority(self) -> int:
+        return int(self.options.get("priority") or 0)
+
 
 def check_request(request: Request) -> None:
     """Raise TransitionRefused where `take_over` would, so that a migration file fails before it changes anything."""
@@ -110,6 +114,7 @@ def _create(request: Request) -> AsyncMigrationStatus | None:
             sql_digest=request.digest,
             options=request.options,
             max_attempts=request.max_attempts,
+            priority=request.priority,
             has_run=request.operation == "rollback",
             requested_by=request.by if started else "",
             requested_at=Now() if started else None,
@@ -151,6 +156,7 @@ def _take_new_sql(row: AsyncMigrationStatus, request: Request) -> None:
             sql_digest=request.digest,
             options=request.options,
             max_attempts=max(request.max_attempts, row.attempt),
+            priority=request.priority,
             updated_at=Now(),
         )
         if changed and row.sql_digest != request.digest:

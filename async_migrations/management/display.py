@@ -75,9 +75,10 @@ def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
 
 def detail_as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
     """Return the row with the SQL, again as the HTTP contract has it."""
-    return as_dict(row) | {
-        field: getattr(row, field) for field in ("sql_forwards", "sql_backwards", "sql_digest", "options")
-    }
+    return as_dict(row) | {field: getattr(row, field) for field in _DETAIL_FIELDS}
+
+
+_DETAIL_FIELDS = ("queued_behind", "priority", "sql_forwards", "sql_backwards", "sql_digest", "options")
 
 
 def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:

@@ -41,6 +41,8 @@ DETAIL: dict[str, Any] = {
     **ROW,
     "sql_forwards": "CREATE INDEX CONCURRENTLY task_proj_octlen_idx ON task (project_id)",
     "sql_backwards": "DROP INDEX CONCURRENTLY IF EXISTS task_proj_octlen_idx",
+    "queued_behind": [],
+    "priority": 0,
     "sql_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "options": {},
 }

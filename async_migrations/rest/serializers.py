@@ -128,6 +128,10 @@ class MigrationSerializer(serializers.Serializer[AsyncMigrationStatus]):
 class MigrationDetailSerializer(MigrationSerializer):
     """A migration with its SQL."""
 
+    queued_behind = serializers.ListField(
+        child=serializers.DictField(), help_text="Sessions that queue behind its statement, and make others wait."
+    )
+    priority = serializers.IntegerField(help_text="The highest goes first among those in line.")
     sql_forwards = serializers.CharField()
     sql_backwards = serializers.CharField()
     sql_digest = serializers.CharField(help_text="SHA-256 over both texts, hexadecimal.")

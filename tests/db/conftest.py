@@ -74,8 +74,7 @@ def migration(control: None) -> Callable[..., AsyncMigrationStatus]:
     """Schedule: `migration(forwards, backwards, name=..., **options)` -> the row."""
 
     def make(forwards: str, backwards: str = "SELECT 1", *, name: str = "books.migrations.0002_x", **options: Any):
-        row = lifecycle.take_over(Request("schedule", name, "default", forwards, backwards, options))
-        return row
+        return lifecycle.take_over(Request("schedule", name, "default", forwards, backwards, options))
 
     return make
 

@@ -147,3 +147,11 @@ def in_thread(pk: int) -> None:
         tasks.carry_out(pk)
     finally:
         connections.close_all()
+
+
+def test_a_setting_of_the_session_holds_in_every_attempt(migration) -> None:
+    row = migration("SET a.b = 'x'; UPDATE book SET n = 1; UPDATE book SET title = current_setting('a.c')")
+    assert carried_out(row).meta["error"]["statement"] == 3
+    lifecycle.rows().filter(pk=row.pk).update(sql_forwards=row.sql_forwards.replace("a.c", "a.b"))
+    assert carried_out(row).status == Status.FINISHED
+    assert query("SELECT DISTINCT title FROM book") == [("x",)]

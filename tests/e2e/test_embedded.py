@@ -34,11 +34,11 @@ def asked(servers):
     connection = psycopg2.connect(servers.database_url)
     with connection.cursor() as cursor:
         cursor.execute("SHOW server_version_num")
-        version = int(cursor.fetchone()[0])
+        (version,) = cursor.fetchone() or ("0",)
     connection.close()
     with redis.Redis.from_url(servers.broker_url) as client:
         assert client.ping()
-    return version
+    return int(version)
 
 
 @pytest.fixture

@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import pytest
 from django.conf import settings
-from django.db import connection
 
 from api.processes import readiness, web_command
 from async_migrations import lifecycle
-from async_migrations.lifecycle import Request
 from async_migrations.tasks import execute_migration
 from tests.conftest import eventually, free_port
 from tests.db.conftest import book, index_is_valid, kinds, query  # noqa: F401 - a fixture
+from tests.driving import OLD_SNAPSHOT, QUICK, ask, backends, ended, held, row, scheduled, stop_group
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("control", "book")]
 
 BUILD = "CREATE UNIQUE INDEX CONCURRENTLY book_id_title_idx ON book (id, title)"
 DROP = "DROP INDEX CONCURRENTLY IF EXISTS book_id_title_idx"
-# A lease that runs out soon, so that a test need not wait half a minute for a dead worker's work to move on.
-QUICK = {"ASYNC_MIGRATIONS_LEASE_SECONDS": "2", "ASYNC_MIGRATIONS_HEARTBEAT_SECONDS": "0.2"}
 
 
 @pytest.fixture
 def client(api: Callable[..., Any]) -> Any:
     return api("operator")
-
-
-def scheduled(forwards: str, backwards: str = "SELECT 1", name: str = "books.migrations.0002_x", **options: Any) -> int:
-    return lifecycle.take_over(Request("schedule", name, "default", forwards, backwards, options)).pk
-
-
-def row(client: Any, pk: int) -> dict[str, Any]:
-    answer = client.get(f"/api/async-migrations/{pk}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json())
-
-
-def ask(client: Any, pk: int, verb: str = "run") -> None:
-    answer = client.post(f"/api/async-migrations/{pk}/{verb}")
-    assert answer.status_code in {200, 202}, answer.text
-
-
-def ended(client: Any, pk: int, timeout: float = 30) -> dict[str, Any]:
-    """Poll as a CI script does, until the migration is terminal."""
-    return eventually(lambda: (now := row(client, pk))["terminal"] and now, timeout, what="a terminal status")
-
-
-@contextmanager
-def held(*statements: str) -> Iterator[None]:
-    """Keep a transaction of another client open for the length of the block."""
-    other = psycopg2.connect(**connection.get_connection_params())
-    try:
-        for statement in statements:
-            other.cursor().execute(statement)
-        yield
-    finally:
-        other.close()
-
-
-# A concurrent build waits for every older snapshot before it ends; this keeps one at that point for as long as needed.
-OLD_SNAPSHOT = ("BEGIN ISOLATION LEVEL REPEATABLE READ", "SELECT 1 FROM book")
-
-
-def backends() -> list[tuple[Any, ...]]:
-    return query("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'async-migrations/%'")
 
 
 def test_the_main_job_over_http(client, start_worker) -> None:
@@ -245,10 +199,6 @@ def test_a_worker_stopped_beyond_its_lease_writes_nothing_when_it_goes_on(client
     stop_group(first, signal.SIGCONT)
     assert ended(client, pk)["status"] == "FINISHED"
     assert query("SELECT DISTINCT n FROM book") == [(1,)]
-
-
-def stop_group(process: Any, number: int) -> None:
-    os.killpg(process.pid, number)
 
 
 def test_a_terminated_backend_is_tried_again(client, start_worker) -> None:

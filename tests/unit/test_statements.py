@@ -117,3 +117,23 @@ def test_a_text_of_many_statements_is_read_in_linear_time() -> None:
 def test_without_a_transaction_only_what_cannot_be_told_is_unknown() -> None:
     statements = parse("CALL job(); VACUUM t; CREATE INDEX CONCURRENTLY i ON t (a)", atomic=False)
     assert [statement.effect for statement in statements] == [Effect.UNKNOWN, Effect.REPEATABLE, Effect.CATALOGUE]
+
+
+@pytest.mark.parametrize(
+    ("sql", "relations"),
+    [
+        ("CREATE INDEX CONCURRENTLY i ON shop.book (a)", ["shop.book"]),
+        ("DROP INDEX CONCURRENTLY i", ["i"]),
+        ("REINDEX TABLE CONCURRENTLY book", ["book"]),
+        ("VACUUM (ANALYZE, FREEZE) book, shelf (a, b)", ["book", "shelf"]),
+        ("VACUUM VERBOSE book", ["book"]),
+        ("ANALYZE book (title)", ["book"]),
+        ("ANALYZE", []),
+        ("ALTER TABLE IF EXISTS ONLY shop.book VALIDATE CONSTRAINT c", ["shop.book"]),
+        ("REFRESH MATERIALIZED VIEW CONCURRENTLY v", []),
+        ("UPDATE book SET n = 1", []),
+    ],
+)
+def test_what_works_on_a_table_one_at_a_time_names_it(sql, relations) -> None:
+    (statement,) = parse(sql)
+    assert [str(relation) for relation in statement.relations] == relations

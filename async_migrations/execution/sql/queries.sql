@@ -103,6 +103,27 @@ UNION ALL
 SELECT 'copy', 'copying', bytes_processed, bytes_total, 'bytes', NULL
 FROM pg_stat_progress_copy WHERE pid = %(pid)s
 
+-- queued --
+-- Who has waited for too long for a lock that our statement is in the way of. Autovacuum gives way by itself.
+SELECT a.pid, a.application_name, a.backend_start, a.state, l.mode,
+       round(extract(epoch FROM clock_timestamp() - l.waitstart)::numeric, 1)::float AS seconds,
+       left(a.query, 120) AS query
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE NOT l.granted AND l.relation = ANY (%(tables)s) AND a.backend_type = 'client backend'
+  AND l.mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+  AND clock_timestamp() - l.waitstart > make_interval(secs => %(seconds)s)
+  AND %(pid)s = ANY (pg_blocking_pids(l.pid))
+ORDER BY l.waitstart
+
+-- tables_of --
+-- The tables that are meant by names of tables or of indexes.
+SELECT DISTINCT coalesce(i.indrelid, c.oid) AS oid
+FROM unnest(%(names)s::text[]) AS name
+JOIN pg_class AS c ON c.oid = to_regclass(name)
+LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+ORDER BY oid
+
 -- blockers --
 -- Who keeps the backend waiting: holders of locks, and of the snapshot or transaction that a concurrent build waits for.
 SELECT a.pid, a.application_name, a.state, extract(epoch FROM now() - a.xact_start)::int AS seconds, left(a.query, 120) AS query

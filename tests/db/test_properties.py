@@ -1,0 +1,297 @@
+"""Any order of requests, worker steps, crashes and clock jumps keeps what the lifecycle promises.
+
+A machine plays two migrations on one database: people and `migrate` ask, workers claim and write, some of them die or
+come back late, times pass. After every step the promises are looked up in the rows and events. Each example is one
+transaction that is rolled back. HYPOTHESIS_EXAMPLES=5000 looks further than the usual run, each time elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings as django_settings
+from django.db import transaction
+from django.utils import timezone
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    initialize,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from async_migrations import lifecycle, states
+from async_migrations.errors import ExecutionError, LeaseLost, TransitionRefused
+from async_migrations.lifecycle import Lease, Origin, Request
+from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
+from async_migrations.states import TERMINAL, Direction, Status
+
+EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "100"))
+PROFILE = settings(
+    max_examples=EXAMPLES,
+    stateful_step_count=30,
+    derandomize="HYPOTHESIS_EXAMPLES" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+
+NAMES = ("books.migrations.0001", "books.migrations.0002")
+MOVES = {edge.name: edge for edge in states.TRANSITIONS}
+# What `migrate` does when it makes the row is recorded under the name of its operation.
+OPERATIONS = ("schedule", "run", "rollback")
+RETRYABLE = ExecutionError(code="deadlock", message="no", retryable=True)
+FINAL = ExecutionError(code="syntax_error", message="no")
+LATER = timedelta(hours=1)
+
+names = st.sampled_from(NAMES)
+
+
+class Lifecycle(RuleBasedStateMachine):
+    """Two migrations on one database, and everything that can happen to them."""
+
+    leases = Bundle("leases")
+    requests = Bundle("requests")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example = transaction.atomic()
+        self.example.__enter__()
+        self.known: dict[str, AsyncMigrationStatus] = {}
+        self.last_event = getattr(AsyncMigrationEvent.objects.last(), "pk", 0)
+
+    def teardown(self) -> None:
+        transaction.set_rollback(True)
+        self.example.__exit__(None, None, None)
+
+    @initialize(room=st.integers(1, 2))
+    def begin(self, room: int) -> None:
+        self.room = django_settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = room
+
+    # --- what `migrate` asks for ---
+
+    @rule(
+        target=requests,
+        name=names,
+        operation=st.sampled_from(OPERATIONS),
+        sql=st.sampled_from(["SELECT 1", "SELECT 2"]),
+        most=st.integers(1, 3),
+    )
+    def migrate(self, name: str, operation: str, sql: str, most: int) -> Request:
+        request = Request(operation, name, "default", sql, "SELECT 0", {"max_attempts": most})
+        self._asked(lambda: lifecycle.take_over(request))
+        return request
+
+    @rule(request=requests)
+    def migrate_again_after_a_crash(self, request: Request) -> None:
+        """What is left in the outbox is taken over once more; a request that was the last one changes nothing."""
+        row = lifecycle.rows().filter(name=request.name).first()
+        last = row is not None and str(row.outbox_id) == request.id
+        before = self._seen()
+        self._asked(lambda: lifecycle.take_over(request))
+        assert not last or self._seen() == before
+
+    # --- what people ask for ---
+
+    @rule(name=names, later=st.booleans())
+    def run(self, name: str, later: bool) -> None:
+        run_at = timezone.now() + LATER if later else None
+        self._ask(name, lambda pk: lifecycle.run(pk, Origin("alice"), run_at=run_at))
+
+    @rule(name=names)
+    def cancel(self, name: str) -> None:
+        self._ask(name, lambda pk: lifecycle.cancel(pk, Origin("alice")))
+
+    @rule(name=names)
+    def roll_back(self, name: str) -> None:
+        self._ask(name, lambda pk: lifecycle.rollback(pk, Origin("alice")))
+
+    def _ask(self, name: str, verb: Callable[[int], lifecycle.Answer]) -> None:
+        """Ask, and ask again: the second time nothing changes."""
+        row = lifecycle.rows().filter(name=name).first()
+        if row is not None and self._asked(lambda: verb(row.pk)):
+            before = self._seen()
+            assert not verb(row.pk).changed
+            assert self._seen() == before
+
+    def _asked(self, ask: Callable[[], object]) -> bool:
+        """Return whether it was granted; what is refused changes nothing."""
+        before = self._seen()
+        try:
+            ask()
+        except TransitionRefused as refusal:
+            assert self._seen() == before
+            assert refusal.allowed == states.verbs_from(refusal.status)
+            return False
+        return True
+
+    # --- what workers do ---
+
+    @rule(target=leases, name=names)
+    def claim(self, name: str) -> Any:
+        row = lifecycle.rows().filter(name=name).first()
+        lease = row and lifecycle.claim(row.pk, "worker")
+        return lease if lease else multiple()
+
+    @rule(lease=leases)
+    def renew(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.renew(lease, phase="x", progress_done=1, progress_total=2))
+
+    @rule(lease=leases)
+    def note(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.note(lease, "statement_done", statement=1))
+
+    @rule(lease=leases)
+    def succeed(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.succeed(lease))
+
+    @rule(lease=leases)
+    def fail(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.fail(lease, FINAL))
+
+    @rule(lease=leases)
+    def shut_down(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.release(lease))
+
+    @rule(lease=leases, back_off=st.booleans())
+    def meet_an_error_that_may_pass(self, lease: Lease, back_off: bool) -> None:
+        """Release while there are attempts left, as the executor does."""
+        if lease.attempt < lease.max_attempts:
+            delay = LATER if back_off else timedelta(0)
+            self._write(lease, lambda: lifecycle.release(lease, error=RETRYABLE, delay=delay))
+        else:
+            self._write(lease, lambda: lifecycle.fail(lease, RETRYABLE))
+
+    @rule(lease=leases)
+    def obey(self, lease: Lease) -> None:
+        """Write CANCELLED if the lease's own renewal says so."""
+        with suppress(LeaseLost):
+            if lifecycle.renew(lease):
+                self._write(lease, lambda: lifecycle.cancelled(lease))
+
+    @rule(lease=consumes(leases))
+    def crash(self, lease: Lease) -> None:
+        """The worker is gone, and its lease with it: nobody ever writes with it again."""
+
+    def _write(self, lease: Lease, write: Callable[[], object]) -> None:
+        """Write with a lease: the one that the row holds may, every other one changes nothing at all."""
+        holds = lifecycle.rows().filter(pk=lease.pk, lease_token=lease.token).exists()
+        before = self._seen()
+        if holds:
+            write()
+        else:
+            with pytest.raises(LeaseLost):
+                write()
+            assert self._seen() == before
+
+    # --- what time does ---
+
+    @rule(name=names)
+    def the_lease_runs_out(self, name: str) -> None:
+        past = timezone.now() - timedelta(seconds=1)
+        lifecycle.rows().filter(name=name, status=Status.IN_PROGRESS).update(lease_expires_at=past)
+
+    @rule(name=names)
+    def the_time_to_begin_comes(self, name: str) -> None:
+        past = timezone.now() - timedelta(seconds=1)
+        lifecycle.rows().filter(name=name, run_at__isnull=False).update(run_at=past)
+
+    @rule()
+    def reap(self) -> None:
+        silent = lifecycle.rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=timezone.now())
+        expected = set(silent.values_list("pk", flat=True))
+        assert set(lifecycle.reap()) == expected
+        assert not silent.exists()
+
+    # --- what holds at every moment ---
+
+    @invariant()
+    def all_promises_hold(self) -> None:
+        now = {row.name: row for row in lifecycle.rows().filter(name__in=NAMES)}
+        for row in now.values():
+            _check(row)
+        running = [row for row in now.values() if row.status == Status.IN_PROGRESS]
+        assert len(running) <= self.room
+        assert len({row.slot for row in running}) == len(running)
+        self._check_events(now)
+        self._check_that_nothing_is_stuck(now)
+        self.known = now
+
+    def _check_events(self, now: dict[str, AsyncMigrationStatus]) -> None:
+        """Every change of a status has its event, whose ends are what was there before and what is there after."""
+        events = list(AsyncMigrationEvent.objects.filter(pk__gt=self.last_event).order_by("pk"))
+        for name, row in now.items():
+            before = self.known.get(name)
+            status = before.status if before else ""
+            for event in (event for event in events if event.migration_id == row.pk and event.to_status):
+                status = _follow(event, status)
+            assert status == row.status, f"{name} is {row.status}, its events lead to {status}"
+        if events:
+            self.last_event = events[-1].pk
+
+    def _check_that_nothing_is_stuck(self, now: dict[str, AsyncMigrationStatus]) -> None:
+        """What is in line and due can be claimed where there is room; the try is undone."""
+        due = [row for row in lifecycle.in_line("default") if row.name in now]
+        if len([row for row in now.values() if row.status == Status.IN_PROGRESS]) >= self.room:
+            assert lifecycle.next_in_line("default") is None
+            return
+        for row in due:
+            with transaction.atomic():
+                lease = lifecycle.claim(row.pk, "worker")
+                assert lease, f"{row.name} is STARTED, attempt {row.attempt} of {row.max_attempts}, but not claimable"
+                assert lease.attempt == row.attempt + 1
+                transaction.set_rollback(True)
+
+    def _seen(self) -> tuple[list[dict[str, Any]], int]:
+        rows = list(lifecycle.rows().filter(name__in=NAMES).order_by("pk").values())
+        return rows, AsyncMigrationEvent.objects.count()
+
+
+def _check(row: AsyncMigrationStatus) -> None:
+    """What holds for a row by itself."""
+    leased = row.status == Status.IN_PROGRESS
+    assert (row.lease_token is not None) == leased
+    assert (row.lease_expires_at is not None) == leased
+    assert (row.slot is not None) == leased
+    assert 0 <= row.attempt <= row.max_attempts
+    assert (row.finished_at is not None) == (row.status in TERMINAL)
+    assert row.stop_requested is None or row.status in {Status.STARTED, Status.IN_PROGRESS}
+    assert ("error" in row.meta) <= (row.status == Status.ERROR), f"{row.status} with {row.meta}"
+    if row.status == Status.FINISHED:
+        assert row.direction == Direction.FORWARDS
+    if row.status == Status.ROLLED_BACK:
+        assert row.direction == Direction.BACKWARDS
+        assert not row.has_run
+    if leased or row.status == Status.FINISHED:
+        assert row.has_run
+    if row.status != Status.IN_PROGRESS:
+        assert (row.waiting_on, row.phase) == ([], "")
+
+
+def _follow(event: AsyncMigrationEvent, status: str) -> str:
+    """Return where an event leads from a status; fail where it does not lead from there."""
+    if not status:  # The row is new.
+        assert event.kind in OPERATIONS
+        assert not event.from_status
+        return event.to_status
+    move = MOVES[event.kind]
+    assert event.from_status == status, f"{event.kind} from {event.from_status}, but it was {status}"
+    assert status in move.sources
+    assert event.to_status in move.targets
+    return event.to_status
+
+
+@pytest.mark.django_db
+def test_any_order_of_steps_keeps_every_promise(settings) -> None:
+    settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = 1  # Put back after the test, whatever the examples set.
+    run_state_machine_as_test(Lifecycle, settings=PROFILE)
