@@ -84,7 +84,7 @@ class Conf:
 
         The variable is read here as well, so that a host project need not pass it on in its settings module.
         """
-        value = getattr(settings, "ALLOW_SCHEDULED_MIGRATIONS", os.environ.get("ALLOW_SCHEDULED_MIGRATIONS", False))
+        value = getattr(settings, "ALLOW_SCHEDULED_MIGRATIONS", os.environ.get("ALLOW_SCHEDULED_MIGRATIONS") or False)
         return parse_switch("ALLOW_SCHEDULED_MIGRATIONS", value)
 
 

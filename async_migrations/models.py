@@ -64,6 +64,9 @@ class AsyncMigrationStatus(models.Model):
     slot = models.PositiveSmallIntegerField(null=True, blank=True, help_text="Its place among those that run at once.")
     worker = models.CharField(max_length=255, blank=True, default="")
     requested_by = models.CharField(max_length=255, blank=True, default="")
+    request_id = models.CharField(
+        max_length=128, blank=True, default="", help_text="Of the HTTP request that it was asked for by."
+    )
     outbox_id = models.UUIDField(null=True, blank=True, help_text="The last request taken over from the target.")
 
     run_at = models.DateTimeField(null=True, blank=True, help_text="Not to be claimed before.")

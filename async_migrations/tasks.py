@@ -22,6 +22,7 @@ from django.utils import timezone
 from . import lifecycle
 from .conf import conf
 from .execution import executor, heartbeat
+from .models import AsyncMigrationStatus
 from .states import Status
 
 try:
@@ -71,15 +72,18 @@ def _send(pk: int) -> None:
     if not broker_is_configured():
         _carry_out_here(pk)
     elif lifecycle.mark_dispatched(row):
-        _enqueue(pk)
+        _enqueue(row)
 
 
-def _enqueue(pk: int) -> None:
+def _enqueue(row: AsyncMigrationStatus) -> bool:
+    """Send the message; False when the broker is away, whatever its client raises then: the row is what counts."""
     try:
-        execute_migration.send(pk)
+        execute_migration.send(row.pk)
     except Exception:
-        # Whatever a broker's client raises: the row is STARTED, and that is what counts.
-        logger.warning("message not sent, will be sent again", extra={"migration_id": pk}, exc_info=True)
+        logger.warning("message not sent, will be sent again", extra={"migration_id": row.pk}, exc_info=True)
+        lifecycle.mark_unsent(row)
+        return False
+    return True
 
 
 def _carry_out_here(pk: int) -> None:
@@ -88,6 +92,9 @@ def _carry_out_here(pk: int) -> None:
     while (row := lifecycle.get(pk)).status == Status.STARTED and row.attempt and row.run_at:
         time.sleep(max(0.0, (row.run_at - timezone.now()).total_seconds()))
         carry_out(pk)
+    if row.status == Status.ERROR:
+        error = row.meta["error"]
+        logger.error("%s on %s ended in ERROR: %s %s", row.name, row.database, error["message"], error["hint"] or "")
 
 
 def _worker_name() -> str:
@@ -101,8 +108,9 @@ def reconcile() -> None:
             _collect(alias)
     lifecycle.reap()
     for row in lifecycle.unclaimed():
-        if lifecycle.next_in_line(row.database) is not None and lifecycle.mark_dispatched(row):
-            _enqueue(row.pk)
+        nudge = lifecycle.next_in_line(row.database) is not None and lifecycle.mark_dispatched(row)
+        if nudge and not _enqueue(row):
+            return  # The broker is away for the others too.
 
 
 def _collect(alias: str) -> None:

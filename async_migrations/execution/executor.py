@@ -83,22 +83,27 @@ def perform(attempt: Attempt) -> Outcome:
                 if statement.number > len(attempt.done) or statement.effect is Effect.SESSION:
                     carry_out(attempt, session, statement)
         return Succeeded()
-    except Interrupted:
-        return Stopped(attempt.heartbeat.stop or Stop.SHUTDOWN)
     except Postponed as exc:
         return NotItsTurn(str(exc))
-    except LeaseLost:
-        return Stopped(Stop.LEASE_LOST)
-    except InvalidDefinition as exc:
-        return Failed(ExecutionError(code=exc.code, message=str(exc)))
-    except ExecutionError as error:
-        if attempt.heartbeat.stop is not None:  # It is our own cancel that the statement died of.
-            return Stopped(attempt.heartbeat.stop)
-        error.statement = attempt.current
-        return Failed(error)
+    except (Interrupted, LeaseLost) as exc:
+        return Stopped(Stop.LEASE_LOST if isinstance(exc, LeaseLost) else attempt.heartbeat.stop or Stop.SHUTDOWN)
     except Exception as exc:
-        logger.exception("attempt failed unexpectedly", extra={"migration_id": attempt.lease.pk})
-        return Failed(_unexpected(exc, attempt.current))
+        if isinstance(exc, ExecutionError) and attempt.heartbeat.stop is not None:
+            return Stopped(attempt.heartbeat.stop)  # It is our own cancel that the statement died of.
+        return Failed(_explained(attempt, exc))
+
+
+def _explained(attempt: Attempt, exc: Exception) -> ExecutionError:
+    """Return what the row will say of an exception."""
+    if isinstance(exc, ExecutionError):
+        exc.statement = attempt.current
+        return exc
+    if isinstance(exc, InvalidDefinition):
+        return ExecutionError(code=exc.code, message=str(exc))
+    if isinstance(exc, DatabaseError | InterfaceError):  # Django's: it is the control database that is away.
+        return _control_lost(exc)
+    logger.exception("attempt failed unexpectedly", extra={"migration_id": attempt.lease.pk})
+    return _unexpected(exc, attempt.current)
 
 
 def _read(migration: AsyncMigrationStatus) -> tuple[Statement, ...]:
@@ -207,6 +212,15 @@ def _backoff(attempt: int) -> timedelta:
     """Return the time until the next attempt: exponential, capped, with full jitter in its upper half."""
     longest = min(conf.backoff_max_seconds, conf.backoff_seconds * 2 ** (attempt - 1))
     return timedelta(seconds=random.uniform(longest / 2, longest))  # noqa: S311
+
+
+def _control_lost(exc: Exception) -> ExecutionError:
+    return ExecutionError(
+        code="control_database_lost",
+        message=f"The control database did not answer in the course of the attempt: {exc}".strip(),
+        hint="What is done is marked in the target; the next attempt goes on from there.",
+        retryable=True,
+    )
 
 
 def _unexpected(exc: Exception, statement: int | None) -> ExecutionError:

@@ -15,7 +15,7 @@ logger = logging.getLogger("async_migrations")
 
 
 def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
-    """Drop the INVALID index that this attempt made and did not finish.
+    """Drop the INVALID index that this attempt made and did not finish, by building it or by dropping it.
 
     orphans: also end what earlier attempts left running, and drop what those built.
 

@@ -1,7 +1,8 @@
 """Dedicated connections to a target database, and PostgreSQL's errors in the product's words.
 
 The only place that imports the driver. A session is autocommit; it belongs to one attempt, or to the heartbeat beside
-it.
+it. It needs a backend of its own: what is set, locked and cancelled here is a backend's, so a connection through a
+transaction pooler, which gives every transaction another backend, is recognised and refused.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -34,6 +35,13 @@ _SETTINGS = (
     "idle_session_timeout",
     "transaction_timeout",
 )
+
+_UNLIMITED = "SELECT set_config(name, '0', false), pg_backend_pid() FROM pg_settings WHERE name = ANY (%(names)s)"
+_PID = "SELECT pg_backend_pid()"
+
+# How often a pooler is given the chance to show that it shares backends: once is enough unless others use the same
+# pool in the same moment.
+_POOLER_TRIES = 5
 
 # SQLSTATE or its class -> (code, hint, worth another attempt). The longest match counts.
 _MEANINGS: dict[str, tuple[str, str | None, bool]] = {
@@ -82,7 +90,8 @@ class Session:
     """One autocommit connection to the target `alias`, without any timeout of its own.
 
     Raises ExecutionError: `unknown_database` for an alias that is not in DATABASES, `unsupported_database` for another
-    server than PostgreSQL, otherwise what connecting gave.
+    server than PostgreSQL, `transaction_pooler` for a connection that does not keep its backend, otherwise what
+    connecting gave.
     """
 
     def __init__(self, alias: str, application_name: str) -> None:
@@ -91,12 +100,45 @@ class Session:
         with translated():
             self._connection = psycopg2.connect(**{**parameters, "application_name": self.application_name})
             self._connection.autocommit = True
-            self._prepare(role)
-            self.backend = Backend(application_name=self.application_name, **self.one("backend"))
+        try:
+            # Before anything is set: behind a pooler that would stay in a backend which the application gets next.
+            self.backend = Backend(**self.one("backend"))
+            with translated():
+                self._require_own_backend(parameters)
+                self._prepare(role)
+        except BaseException:
+            self.close()
+            raise
+
+    def _require_own_backend(self, parameters: dict[str, Any]) -> None:
+        """Refuse a connection that does not keep its backend.
+
+        A server tells its pid when a connection begins; a pooler has none to tell then and makes a number up. So
+        another number here means a pooler, and only then is it worth asking which kind.
+        """
+        if self._connection.info.backend_pid != self.backend.pid and not self._keeps_backend(parameters):
+            raise _through_pooler()
+
+    def _keeps_backend(self, parameters: dict[str, Any]) -> bool:
+        """Whether a second connection, in a transaction, never gets this one's backend or drives it to another."""
+        with closing(psycopg2.connect(**{**parameters, "application_name": self.application_name})) as rival:
+            for _ in range(_POOLER_TRIES):
+                with rival, rival.cursor() as cursor:  # A transaction: the pooler must give it a backend and leave it.
+                    cursor.execute(_PID)
+                    if cursor.fetchall() == [(self.backend.pid,)] or self._pid() != self.backend.pid:
+                        return False
+        return True
+
+    def _pid(self) -> int:
+        with self._connection.cursor() as cursor:
+            cursor.execute(_PID)
+            return int(cursor.fetchall()[0][0])
 
     def _prepare(self, role: str | None) -> None:
-        names = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name = ANY (%(names)s)"
-        self._run(names, {"names": list(_SETTINGS)})
+        with self._connection.cursor() as cursor:
+            cursor.execute(_UNLIMITED, {"names": list(_SETTINGS)})
+            if {pid for _, pid in cursor.fetchall()} != {self.backend.pid}:
+                raise _through_pooler()
         if role:
             self._run("SELECT set_config('role', %(role)s, false)", {"role": role})
 
@@ -139,6 +181,12 @@ class Session:
                     self._run("ROLLBACK", None)
                 raise
             self._run("COMMIT", None)
+
+    def select(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of a query that was made for one table. Raises ExecutionError."""
+        with translated(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
+            cursor.execute(sql)
+            return [dict(row) for row in cursor.fetchall()]
 
     def close(self) -> None:
         """End the session; its advisory locks go with it."""
@@ -200,6 +248,15 @@ def translated() -> Iterator[None]:
         yield
     except psycopg2.Error as exc:
         raise _translate(exc) from exc
+
+
+def _through_pooler() -> ExecutionError:
+    return ExecutionError(
+        code="transaction_pooler",
+        message="The connection goes through a transaction pooler: it does not keep its server process.",
+        hint="Give this alias in the worker's DATABASES the server's own host and port, or a pool in session mode, "
+        "then run the migration again. Nothing was done.",
+    )
 
 
 def _translate(exc: psycopg2.Error) -> ExecutionError:

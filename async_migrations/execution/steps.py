@@ -166,6 +166,8 @@ def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: 
         lifecycle.note(attempt.lease, "found_done", index=str(index.name))
         return False
     _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
+    if index.action is IndexAction.DROP:  # Interrupted, it leaves an INVALID index that is of no use to anybody.
+        attempt.leftovers.append(index)
     return True
 
 

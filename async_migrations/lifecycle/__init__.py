@@ -5,7 +5,7 @@ The row count is the answer: whoever loses the race has changed nothing. Times c
 """
 
 from .leases import cancelled, claim, fail, note, reap, release, renew, succeed
-from .line import in_line, mark_dispatched, next_in_line, unclaimed
+from .line import in_line, mark_dispatched, mark_unsent, next_in_line, unclaimed
 from .moves import Answer, Lease, Origin, get, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over
 from .verbs import cancel, rollback, run
@@ -25,6 +25,7 @@ __all__ = [
     "in_line",
     "leave_request",
     "mark_dispatched",
+    "mark_unsent",
     "next_in_line",
     "note",
     "reap",

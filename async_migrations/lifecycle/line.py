@@ -41,6 +41,11 @@ def mark_dispatched(row: AsyncMigrationStatus) -> bool:
     return bool(unsent.update(dispatched_at=Now()))
 
 
+def mark_unsent(row: AsyncMigrationStatus) -> None:
+    """Note that the message could not be sent after all, so that the next round of the reconciler tries again."""
+    rows().filter(pk=row.pk, status=Status.STARTED).update(dispatched_at=Now() - timedelta(days=1))
+
+
 def due() -> Q:
     return Q(run_at=None) | Q(run_at__lte=Now())
 

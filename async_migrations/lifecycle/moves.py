@@ -64,6 +64,7 @@ def fresh(origin: Origin, direction: Direction, run_at: datetime | None = None) 
         "attempt": 0,
         "meta": {},
         "requested_by": origin.by,
+        "request_id": origin.request_id,
         "requested_at": Now(),
         "run_at": run_at,
         "dispatched_at": None,
@@ -112,6 +113,7 @@ def move(
 
 
 def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", **detail: Any) -> None:
+    request_id = origin.request_id or row.request_id
     AsyncMigrationEvent.objects.using(conf.control_database).create(
         migration=row,
         kind=kind,
@@ -119,7 +121,7 @@ def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: s
         to_status=to_status,
         attempt=row.attempt,
         by=origin.by,
-        request_id=origin.request_id,
+        request_id=request_id,
         detail=detail,
     )
     logger.info(
@@ -132,7 +134,7 @@ def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: s
             "to_status": str(to_status or row.status),
             "attempt": row.attempt,
             "by": origin.by,
-            "request_id": origin.request_id,
+            "request_id": request_id,
             **({"detail": detail} if detail else {}),
         },
     )

@@ -155,3 +155,23 @@ def test_a_setting_of_the_session_holds_in_every_attempt(migration) -> None:
     lifecycle.rows().filter(pk=row.pk).update(sql_forwards=row.sql_forwards.replace("a.c", "a.b"))
     assert carried_out(row).status == Status.FINISHED
     assert query("SELECT DISTINCT title FROM book") == [("x",)]
+
+
+def test_the_control_database_lost_in_the_middle_is_no_final_error(migration, monkeypatch) -> None:
+    row = migration("UPDATE book SET n = n + 1; UPDATE book SET n = n + 10")
+    note = lifecycle.note
+
+    def lose_the_connection(lease, kind, **detail) -> None:
+        if kind == "statement_done":
+            monkeypatch.setattr(lifecycle, "note", note)
+            query("SELECT pg_terminate_backend(pg_backend_pid())")
+        note(lease, kind, **detail)
+
+    monkeypatch.setattr(lifecycle, "note", lose_the_connection)
+    assert carried_out(row).status == Status.STARTED
+    released = row.events.get(kind="release")
+    assert released.detail["error"]["code"] == "control_database_lost"
+    lifecycle.rows().update(run_at=None)
+    tasks.carry_out(row.pk)
+    assert lifecycle.get(row.pk).status == Status.FINISHED
+    assert query("SELECT DISTINCT n FROM book") == [(11,)]

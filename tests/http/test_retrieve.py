@@ -23,7 +23,8 @@ def test_it_works(viewer, migration):
 
     assert response.status_code == 200
     found = response.json()
-    assert list(found) == [*FIELDS, "sql_forwards", "sql_backwards", "sql_digest", "options"]
+    detail = ["queued_behind", "priority", "sql_forwards", "sql_backwards", "sql_digest", "options"]
+    assert list(found) == [*FIELDS, *detail]
     assert found["sql_forwards"] == "SELECT 'forwards'"
     assert found["sql_backwards"] == "SELECT 'backwards'"
     assert found["created_at"].endswith("Z")

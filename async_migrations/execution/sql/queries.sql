@@ -2,7 +2,7 @@
 
 -- backend --
 -- Who we are, so that a cancel cannot hit a pid that was given to somebody else.
-SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
+SELECT pid, application_name, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()
 
 -- cancel_backend --
 -- Cancel the statement of one known backend; no row when it is gone or is another one by now.

@@ -1,0 +1,159 @@
+"""What the documents name exists, and is what they say: commands, links, settings, statuses, error codes."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from inspect import signature
+from itertools import takewhile
+from pathlib import Path
+
+import pytest
+
+from async_migrations import states
+from async_migrations.conf import Conf
+from async_migrations.errors import InvalidDefinition
+from async_migrations.execution import session
+from async_migrations.migration_helpers import make_sql_migration
+from async_migrations.rest import problems
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def block(info: str, document: Path = README) -> str:
+    """Return the fenced block whose info string, behind the language, is this."""
+    found = re.findall(rf"^```\w+ {re.escape(info)}\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(found) == 1, f"{document.name} has {len(found)} blocks {info!r}"
+    return str(found[0])
+
+
+def table(document: Path, first_head: str) -> list[list[str]]:
+    """Return the cells of the table whose first head is this."""
+    lines = document.read_text().splitlines()
+    (start,) = (number for number, line in enumerate(lines) if line.startswith(f"| {first_head} |"))
+    body = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in body]
+
+
+# --- what is named is there ---
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_make_target_exists(document):
+    named = set(re.findall(r"\bmake ([a-z]+)`", document.read_text()))
+    assert named <= set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_inside_the_repository_leads_somewhere(document):
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
+    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_no_document_names_a_path_of_one_machine(document):
+    assert not re.search(r"/(work|root|home|tmp)/\w", document.read_text())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_setting_that_is_named_exists(document):
+    known = {setting.name for setting in Conf.settings()} | {"ASYNC_MIGRATIONS_"}
+    assert set(re.findall(r"\bASYNC_MIGRATIONS_[A-Z_]*", document.read_text())) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_python_block_is_python(document):
+    for text in re.findall(r"^```python[^\n]*\n(.*?)^```$", document.read_text(), re.MULTILINE | re.DOTALL):
+        ast.parse(text)
+
+
+def test_the_makefile_has_nothing_that_the_readme_keeps_back():
+    assert set(re.findall(r"`make ([a-z]+)`", README.read_text())) >= {"demo", "serve", "test", "check", "openapi"}
+
+
+def test_the_extras_that_are_to_be_installed_exist():
+    wanted = re.findall(r"\[([a-z,]+)\]", block("install"))[0].split(",")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(wanted) <= set(extras)
+
+
+def test_every_option_that_is_named_exists():
+    text = README.read_text()
+    named = text[text.index("Further options of `make_sql_migration`") : text.index("## Install it")]
+    assert set(re.findall(r"`([a-z_]+)", named)) - {"make_sql_migration", "timedelta"} <= {
+        *signature(make_sql_migration).parameters
+    }
+
+
+@pytest.mark.parametrize("info", ["worker", "worker, without django_dramatiq"])
+def test_a_worker_takes_as_many_messages_as_it_has_threads(info):
+    line = block(info)
+    assert re.findall(r"prefetch=(\d+)", line) == re.findall(r"--threads (\d+)", line) != []
+
+
+# --- tables ---
+
+
+def test_the_settings_table_has_every_setting_with_its_default():
+    said = {row[0].strip("`"): row[1].strip("`") for row in table(README, "setting")}
+    known = {setting.name: setting.default for setting in Conf.settings()}
+    assert {name: ast.literal_eval(value) for name, value in said.items()} == {
+        **known,
+        "ALLOW_SCHEDULED_MIGRATIONS": False,
+    }
+
+
+def test_the_variables_table_has_every_variable_that_the_service_reads():
+    source = (ROOT / "api" / "settings.py").read_text() + (ROOT / "api" / "variables.py").read_text()
+    read = set(re.findall(r'(?:_env, |env\.get\(|env\[|"default": )"([A-Z_]+)"', source))
+    documented = {row[0].strip("`") for row in table(README, "variable")}
+    assert documented == read | {"SECRET_KEY", "DATABASE_URL_<ALIAS>", "ASYNC_MIGRATIONS_*"}
+
+
+def test_the_statuses_are_those_of_the_code():
+    said = {row[0].strip("`"): row[2] == "yes" for row in table(README, "status")}
+    assert said == {str(status): status in states.TERMINAL for status in states.Status}
+
+
+def test_the_transitions_are_those_of_the_code():
+    said = {
+        row[0]: (set(row[1].split(", ")) - {"(no row)"}, set(row[2].split(", "))) for row in table(README, "transition")
+    }
+    known = {edge.name: ({*map(str, edge.sources)}, {*map(str, edge.targets)}) for edge in states.TRANSITIONS}
+    assert said == known
+
+
+# --- error codes ---
+
+
+def codes_of_attempts() -> set[str]:
+    """Return every code that can stand in `meta.error`: translated, raised with a literal, or of a bad definition."""
+    literal: set[str] = set()
+    for path in (ROOT / "async_migrations").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ExecutionError":
+                given = {word.arg: word.value for word in node.keywords}["code"]
+                literal |= {str(given.value)} if isinstance(given, ast.Constant) else set()
+    return literal | {code for code, _, _ in session._MEANINGS.values()} | {"database_error", InvalidDefinition.code}
+
+
+def test_every_code_of_an_attempt_is_explained_and_no_other():
+    said = [row[0].strip("`") for row in table(ROOT / "docs" / "errors.md", "code")]
+    assert sorted(said) == sorted(codes_of_attempts())
+
+
+def test_whether_an_attempt_is_repeated_is_what_the_code_does():
+    said = {row[0].strip("`"): row[1] for row in table(ROOT / "docs" / "errors.md", "code")}
+    known: dict[str, set[bool]] = {}
+    for code, _, retryable in session._MEANINGS.values():
+        known.setdefault(code, set()).add(retryable)
+    assert {code: said[code] == "yes" for code in known} == {code: ways == {True} for code, ways in known.items()}
+
+
+def test_every_problem_of_the_api_is_explained_with_its_status_and_no_other():
+    said = {row[0].strip("`"): int(row[1]) for row in table(ROOT / "docs" / "errors.md", "problem")}
+    assert said == {code: status for code, (status, _) in problems.CODES.items()}
