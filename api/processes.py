@@ -32,7 +32,7 @@ SERVICE_VARIABLES = {
     # stay idle; with more, a message waits in this worker's memory while another worker is idle.
     "dramatiq_queue_prefetch": str(WORKER_THREADS),
     # Milliseconds. Redis is polled; with the default of a second that would be most of the way to the first statement.
-    "dramatiq_worker_timeout": "50",
+    "dramatiq_worker_timeout": "20",
 }
 
 

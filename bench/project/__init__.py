@@ -1,0 +1,1 @@
+"""A host project whose migrations are there to be measured."""

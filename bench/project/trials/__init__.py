@@ -1,0 +1,1 @@
+"""Trivial migrations, many of them."""

@@ -1,0 +1,1 @@
+"""The app whose table grew too large for migrations inside a deploy."""
