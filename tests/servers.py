@@ -7,6 +7,7 @@ temporary directory and stopped at the end.
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -26,6 +27,7 @@ servers = ExitStack()
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_load_initial_conftests() -> Generator[None, object, object]:
     """Set the environment before pytest-django loads the settings."""
+    _let_children_hear_ctrl_c()
     try:
         _start()
     except EmbeddedError as exc:
@@ -36,6 +38,12 @@ def pytest_load_initial_conftests() -> Generator[None, object, object]:
 def pytest_unconfigure() -> None:
     """Stop what was started."""
     servers.close()
+
+
+def _let_children_hear_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs: they ignore Ctrl-C, and so would every process that a test starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _start() -> None:
