@@ -41,7 +41,7 @@ def pytest_unconfigure() -> None:
 
 
 def _let_children_hear_ctrl_c() -> None:
-    """Undo what a shell does to its background jobs: they ignore Ctrl-C, and so would every process that a test starts."""
+    """Undo what a shell does to background jobs: they ignore Ctrl-C, and so would every process that a test starts."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
