@@ -5,6 +5,8 @@
     ├── TablesMissing         the tables of this app are not in the database yet
     ├── TransitionRefused     the table of transitions has no such move from where the migration is
     ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
+    ├── NotALeftover          an index is not to be dropped by the janitor: it is valid, or somebody is at work on it
+    ├── BrokerAway            a message could not be sent, and nothing else would bring it about
     └── ExecutionError        a statement failed or its effect is not there; carries what the row will say
 
 Each has a stable, machine-readable `code`, which the API and `meta.error` repeat.
@@ -54,6 +56,18 @@ class LeaseLost(AsyncMigrationError):
     code = "lease_lost"
 
 
+class NotALeftover(AsyncMigrationError):
+    """An index is not to be dropped by the janitor: it is valid, or somebody is at work on it."""
+
+    code = "not_a_leftover"
+
+
+class BrokerAway(AsyncMigrationError):
+    """A message could not be sent, and nothing else would bring about what was asked for."""
+
+    code = "broker_unavailable"
+
+
 @dataclass(eq=False)
 class ExecutionError(AsyncMigrationError):
     """A statement failed, or its effect is not there.
@@ -64,6 +78,7 @@ class ExecutionError(AsyncMigrationError):
     detail, hint: PostgreSQL's, or ours; the hint says what to do next.
     statement: number of the statement, from 1; None before the first.
     retryable: another attempt may succeed without anybody changing anything.
+    samples: with `duplicate_key` some of the keys, as `{"key": {column: text}, "count": rows}`; None when not counted.
     """
 
     code: str
@@ -73,6 +88,7 @@ class ExecutionError(AsyncMigrationError):
     hint: str | None = None
     statement: int | None = None
     retryable: bool = False
+    samples: list[dict[str, Any]] | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -86,4 +102,5 @@ class ExecutionError(AsyncMigrationError):
             "detail": self.detail,
             "hint": self.hint,
             "statement": self.statement,
+            **({"samples": self.samples} if self.samples else {}),
         }

@@ -21,7 +21,9 @@ from django.utils import timezone
 
 from . import lifecycle
 from .conf import conf
-from .execution import executor, heartbeat
+from .errors import BrokerAway, ExecutionError, NotALeftover
+from .execution import executor, heartbeat, janitor
+from .lifecycle import Origin
 from .models import AsyncMigrationStatus
 from .states import Status
 
@@ -97,6 +99,23 @@ def _carry_out_here(pk: int) -> None:
         logger.error("%s on %s ended in ERROR: %s %s", row.name, row.database, error["message"], error["hint"] or "")
 
 
+def ask_to_drop(database: str, schema: str, name: str, origin: Origin) -> bool:
+    """Have a worker drop a leftover; True when it is gone already, for without a broker it is dropped here.
+
+    Raises BrokerAway, since no row would have it asked for again; without a broker what `janitor.drop` raises.
+    """
+    if not broker_is_configured():
+        janitor.drop(database, schema, name, origin)
+        return True
+    try:
+        drop_leftover.send(database, schema, name, origin.by, origin.request_id)
+    except Exception as exc:  # Whatever a broker's client raises.
+        raise BrokerAway(
+            "The broker does not answer, so no worker can be asked. Nothing was done; ask again when it is back."
+        ) from exc
+    return False
+
+
 def _worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -126,6 +145,15 @@ if broker_is_configured():
     def execute_migration(pk: int) -> None:
         """Carry out the migration with this id, if nobody else does."""
         carry_out(pk)
+
+    @dramatiq.actor(queue_name=conf.queue, max_retries=0, time_limit=float("inf"))
+    def drop_leftover(database: str, schema: str, name: str, by: str, request_id: str) -> None:
+        """Drop what a build left behind, if it still is left over."""
+        try:
+            janitor.drop(database, schema, name, Origin(by, request_id))
+        except (NotALeftover, ExecutionError) as error:
+            asked = {"database": database, "index": f"{schema}.{name}", "by": by, "request_id": request_id}
+            logger.warning("leftover stays", extra={**asked, "reason": str(error)})
 
     class Reconciler(dramatiq.Middleware):
         """Runs `reconcile` in a thread of every worker, and tells the attempts when the worker is to end."""

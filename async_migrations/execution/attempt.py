@@ -59,3 +59,8 @@ class Attempt:
 def advisory_key(name: str) -> str:
     """Return the text from which the advisory lock of a migration is made."""
     return f"async_migrations:{name}"
+
+
+def table_key(oid: int) -> str:
+    """Return the text from which the advisory lock of a table is made, on which one build at a time is at work."""
+    return f"async_migrations:table:{oid}"

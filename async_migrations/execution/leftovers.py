@@ -8,6 +8,7 @@ import time
 from .. import lifecycle
 from . import verify
 from .attempt import POLL_SECONDS, Attempt
+from .heartbeat import Stop
 from .session import Session
 from .statements import Effect, Index, IndexAction
 
@@ -24,16 +25,18 @@ def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
     """
     attempt.heartbeat.phase = "removing leftovers"
     try:
-        if orphans:
-            _end_orphans(attempt)
+        # A build of ours that came to its end as the cancel arrived is whole, but nothing says that it is done.
+        cancelled = attempt.heartbeat.stop is Stop.CANCEL
         for index in attempt.leftovers:
+            _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
+        for index in _end_orphans(attempt) if orphans else ():
             _remove(attempt, index)
     except Exception:
         logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
 
 
-def _end_orphans(attempt: Attempt) -> None:
-    """Cancel what an earlier attempt left running, wait until it is gone, and count what it built as left over."""
+def _end_orphans(attempt: Attempt) -> list[Index]:
+    """Cancel what an earlier attempt left running, wait until it is gone, and return what it may have built."""
     ours = f"async-migrations/{attempt.lease.pk}/"
     with Session(attempt.migration.database, f"{ours}cleanup") as session:
         while holders := session.all("advisory_lock_holder", key=attempt.lock_key):
@@ -43,12 +46,13 @@ def _end_orphans(attempt: Attempt) -> None:
             time.sleep(POLL_SECONDS)
     undone = attempt.statements[len(attempt.done) :]
     built = (index for statement in undone if statement.effect is Effect.CATALOGUE for index in statement.indexes)
-    attempt.leftovers += [index for index in built if index.action is IndexAction.CREATE]
+    return [index for index in built if index.action is IndexAction.CREATE]
 
 
-def _remove(attempt: Attempt, index: Index) -> None:
+def _remove(attempt: Attempt, index: Index, *, whole: bool = False) -> None:
+    """Drop an index that is INVALID and that nobody builds; `whole`: also one that is valid."""
     with Session(attempt.migration.database, f"async-migrations/{attempt.lease.pk}/cleanup") as session:
         found = verify.find(session, index)
-        if found is not None and found.on_table and not found.valid and not verify.builders(session, found):
+        if found is not None and found.on_table and (whole or not found.valid) and not verify.builders(session, found):
             verify.drop(session, found)
             lifecycle.note(attempt.lease, "leftover_removed", index=str(index.name))

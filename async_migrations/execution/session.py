@@ -123,10 +123,14 @@ class Session:
         """Whether a second connection, in a transaction, never gets this one's backend or drives it to another."""
         with closing(psycopg2.connect(**{**parameters, "application_name": self.application_name})) as rival:
             for _ in range(_POOLER_TRIES):
-                with rival, rival.cursor() as cursor:  # A transaction: the pooler must give it a backend and leave it.
-                    cursor.execute(_PID)
-                    if cursor.fetchall() == [(self.backend.pid,)] or self._pid() != self.backend.pid:
-                        return False
+                try:
+                    with rival, rival.cursor() as cursor:  # A transaction holds on to the backend that it is given.
+                        cursor.execute(_PID)
+                        if cursor.fetchall() == [(self.backend.pid,)] or self._pid() != self.backend.pid:
+                            return False
+                except psycopg2.Error:  # A pooler that shares after each statement allows no transaction.
+                    self._pid()  # Raises if it is not that but the server that is gone.
+                    return False
         return True
 
     def _pid(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .. import lifecycle
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
-from . import verify
-from .attempt import POLL_SECONDS, Attempt, Postponed
+from . import duplicates, verify
+from .attempt import POLL_SECONDS, Attempt, Postponed, table_key
 from .session import Session
 from .statements import Effect, Index, IndexAction, Lock, Statement
 
@@ -28,7 +29,7 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     session.set("lock_timeout", f"{round(_lock_timeout(attempt, statement) * 1000)}ms")
     started = time.monotonic()
     tables = _reserved_tables(session, statement)
-    with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables):
+    with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables), _with_samples(session, statement):
         _STEPS[statement.effect](attempt, session, statement)
     if statement.effect is Effect.SESSION:
         return
@@ -42,6 +43,18 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     )
 
 
+@contextmanager
+def _with_samples(session: Session, statement: Statement) -> Iterator[None]:
+    """Let the error of a UNIQUE index that cannot be built name some of the duplicate keys."""
+    try:
+        yield
+    except ExecutionError as error:
+        unique = [index for index in statement.indexes if index.unique]
+        if error.code == "duplicate_key" and unique:
+            error.samples = duplicates.samples(session, unique[0])
+        raise
+
+
 def _reserved_tables(session: Session, statement: Statement) -> list[int]:
     """Return the oids of the tables that a statement of the MAINTENANCE class works on, reserved for this session.
 
@@ -53,7 +66,7 @@ def _reserved_tables(session: Session, statement: Statement) -> list[int]:
     names = [verify.quoted(relation) for relation in statement.relations]
     tables = [row["oid"] for row in session.all("tables_of", names=names)]
     for oid in tables:
-        if not session.one("try_advisory_lock", key=f"async_migrations:table:{oid}")["pg_try_advisory_lock"]:
+        if not session.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]:
             raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")
     return tables
 

@@ -6,6 +6,8 @@ the catalogue's words for both are compared.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +111,19 @@ def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
 
 def _canonical(session: Session, index: Index) -> str:
     """Return the definition that is asked for in the catalogue's words, from USING on."""
+    with probed(session, index) as probe:
+        return _after_using(session.one("definition", name=probe)["definition"])
+
+
+@contextmanager
+def probed(session: Session, index: Index) -> Iterator[str]:
+    """Build an index on an empty copy of its table, for the length of a transaction; yield the name that it has."""
     assert index.table is not None
     unique = "UNIQUE " if index.unique else ""
     with session.transaction():
         session.execute(f"CREATE TEMPORARY TABLE {_PROBE} (LIKE {quoted(index.table)}) ON COMMIT DROP")
         session.execute(f"CREATE {unique}INDEX {_PROBE}_index ON pg_temp.{_PROBE} {index.tail}")
-        return _after_using(session.one("definition", name=f"pg_temp.{_PROBE}_index")["definition"])
+        yield f"pg_temp.{_PROBE}_index"
 
 
 def _after_using(definition: str) -> str:

@@ -6,7 +6,7 @@ The row count is the answer: whoever loses the race has changed nothing. Times c
 
 from .leases import cancelled, claim, fail, note, reap, release, renew, succeed
 from .line import in_line, mark_dispatched, mark_unsent, next_in_line, unclaimed
-from .moves import Answer, Lease, Origin, get, rows
+from .moves import Answer, Lease, Origin, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over
 from .verbs import cancel, rollback, run
 
@@ -30,6 +30,7 @@ __all__ = [
     "note",
     "reap",
     "release",
+    "remark",
     "renew",
     "rollback",
     "rows",

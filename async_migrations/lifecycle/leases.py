@@ -36,7 +36,8 @@ def claim(pk: int, worker: str) -> Lease | None:
         return None
     slot = free_slot(row.database)
     if slot is None:
-        waiting.update(phase=f"waits for its turn: others are being carried out on database {row.database}"[:255])
+        turn = f"waits for its turn: others are being carried out on database {row.database}"[:255]
+        waiting.exclude(phase=turn).update(phase=turn, updated_at=Now())
         return None
     lease = Lease(pk, row.database, uuid.uuid4(), row.attempt + 1, row.max_attempts, worker)
     try:

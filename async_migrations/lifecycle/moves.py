@@ -112,6 +112,12 @@ def move(
     return bool(won)
 
 
+def remark(pk: int, kind: str, origin: Origin, **detail: Any) -> None:
+    """Add an event to the history of a migration from outside of its attempts; nothing if it is not there any more."""
+    if (row := rows().filter(pk=pk).first()) is not None:
+        record(row, kind, origin, **detail)
+
+
 def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", **detail: Any) -> None:
     request_id = origin.request_id or row.request_id
     AsyncMigrationEvent.objects.using(conf.control_database).create(

@@ -149,13 +149,15 @@ def _take_new_sql(row: AsyncMigrationStatus, request: Request) -> None:
     options_changed = row.options != request.options
     if row.status == Status.FINISHED or (row.sql_digest == request.digest and not options_changed):
         return
+    # Who is in line must be able to make one more attempt, or nobody could ever claim it.
+    underway = 1 if row.status in {Status.STARTED, Status.IN_PROGRESS} else 0
     with transaction.atomic(using=conf.control_database):
         changed = same(row).update(
             sql_forwards=request.sql_forwards,
             sql_backwards=request.sql_backwards,
             sql_digest=request.digest,
             options=request.options,
-            max_attempts=max(request.max_attempts, row.attempt),
+            max_attempts=max(request.max_attempts, row.attempt + underway),
             priority=request.priority,
             updated_at=Now(),
         )

@@ -84,11 +84,11 @@ def _ask_to_cancel(row: AsyncMigrationStatus, origin: Origin) -> bool:
 
 
 def _cancel_now(row: AsyncMigrationStatus, origin: Origin) -> bool:
-    return move(states.CANCEL, row, Status.CANCELLED, origin, run_at=None, finished_at=Now())
+    return move(states.CANCEL, row, Status.CANCELLED, origin, run_at=None, phase="", finished_at=Now())
 
 
 def withdraw(row: AsyncMigrationStatus, origin: Origin) -> bool:
-    ended: dict[str, Any] = {"direction": Direction.BACKWARDS, "run_at": None, "finished_at": Now()}
+    ended: dict[str, Any] = {"direction": Direction.BACKWARDS, "run_at": None, "phase": "", "finished_at": Now()}
     return move(states.WITHDRAW, row, Status.ROLLED_BACK, origin, **ended)
 
 

@@ -29,6 +29,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_request(verbs, "cancel", "stop migrations for good; the worker cleans up first")
     _add_request(verbs, "rollback", "carry out the backward SQL")
     _add_wait(verbs)
+    _add_janitor(verbs)
 
 
 def _add_list(verbs: Any) -> None:
@@ -63,6 +64,11 @@ def _add_wait(verbs: Any) -> None:
     parser = _add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback")
     _add_migrations(parser)
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+
+
+def _add_janitor(verbs: Any) -> None:
+    parser = _add(verbs, "janitor", "list INVALID indexes that builds have left behind, and drop them")
+    parser.add_argument("--drop", action="store_true", help="drop them, concurrently, one after the other")
 
 
 def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, TextIO
 
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_migrations.asking import blockers, progress
+from async_migrations.execution.janitor import Leftover
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
 from async_migrations.states import Status
 
@@ -48,6 +50,16 @@ _EVENT_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationEvent], str]], ...] = (
         "DETAIL",
         lambda event: json.dumps(event.detail, cls=DjangoJSONEncoder, ensure_ascii=False) if event.detail else "",
     ),
+)
+
+
+_LEFTOVER_COLUMNS: tuple[tuple[str, Callable[[Leftover], str]], ...] = (
+    ("DATABASE", lambda found: found.database),
+    ("SIZE", lambda found: size(found.size_bytes)),
+    ("KIND", lambda found: found.kind),
+    ("MIGRATION", lambda found: f"{found.migration or '-'}{' (in progress)' if found.running else ''}"),
+    ("TABLE", lambda found: found.table),
+    ("INDEX", lambda found: f"{found.schema}.{found.name}"),
 )
 
 
@@ -102,6 +114,16 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() or char in "\n\t" else repr(char)[1:-1] for char in text)
 
 
+def size(count: int) -> str:
+    """Say how much: "16 kB", "1.5 GB"."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit in {"bytes", "kB"} else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
 class Display:
     """Writes to standard output in the form that its reader can use.
 
@@ -148,7 +170,8 @@ class Display:
         self._facts(_facts(row))
         if error := row.meta.get("error"):
             self._heading("Error")
-            self._facts((key, str(error[key])) for key in _ERROR_FIELDS if error.get(key) not in (None, ""))
+            facts = [(key, str(error[key])) for key in _ERROR_FIELDS if error.get(key) not in (None, "")]
+            self._facts(facts + [("duplicate", _duplicate(sample)) for sample in error.get("samples") or ()])
         for heading, sql in (("SQL forwards", row.sql_forwards), ("SQL backwards", row.sql_backwards)):
             self._heading(heading)
             self._sql(sql)
@@ -156,6 +179,16 @@ class Display:
         self._table(
             [name for name, _ in _EVENT_COLUMNS], [[read(event) for _, read in _EVENT_COLUMNS] for event in events]
         )
+
+    def leftovers(self, leftovers: Sequence[Leftover]) -> None:
+        """Write what builds have left behind."""
+        if self.as_json:
+            self.json([asdict(found) for found in leftovers])
+        elif leftovers:
+            lines = [[read(found) for _, read in _LEFTOVER_COLUMNS] for found in leftovers]
+            self._table([name for name, _ in _LEFTOVER_COLUMNS], lines)
+        else:
+            self.line("No leftovers.")
 
     def sql(self, heading: str, text: str) -> None:
         """Write SQL below a heading."""
@@ -201,6 +234,10 @@ class Display:
         widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
         for line in lines:
             self.line("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _duplicate(sample: dict[str, Any]) -> str:
+    return f"{', '.join(f'{name} = {value}' for name, value in sample['key'].items())}: {sample['count']} rows"
 
 
 def _style(cell: str) -> str:

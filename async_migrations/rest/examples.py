@@ -90,3 +90,22 @@ SUMMARY: dict[str, Any] = {
     "by_database": {"default": {"STARTED": 1, "IN PROGRESS": 1, "FINISHED": 1}},
     "oldest_in_line_seconds": 12.4,
 }
+DROP: dict[str, Any] = {"database": "default", "schema": "public", "name": "task_proj_octlen_idx"}
+LEFTOVERS: list[dict[str, Any]] = [
+    {
+        "database": "default",
+        "leftovers": [
+            {
+                "schema": "public",
+                "name": "task_proj_octlen_idx",
+                "table": "public.task",
+                "kind": "invalid",
+                "size_bytes": 90112,
+                "definition": "CREATE INDEX task_proj_octlen_idx ON public.task USING btree (project_id)",
+                "migration": 12,
+                "running": False,
+            }
+        ],
+        "error": None,
+    }
+]

@@ -21,7 +21,7 @@ from rest_framework import exceptions
 from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
-from ..errors import TransitionRefused
+from ..errors import BrokerAway, ExecutionError, NotALeftover, TransitionRefused
 from .request_id import current_request_id
 
 logger = logging.getLogger("async_migrations")
@@ -43,12 +43,15 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The method is not allowed here"),
     "not_acceptable": (406, "No acceptable media type"),
     "invalid_transition": (409, "The migration cannot make this move now"),
+    "not_a_leftover": (409, "The index is not left over"),
     "length_required": (411, "The length of the body is missing"),
     "precondition_failed": (412, "The migration has changed meanwhile"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body is not JSON"),
     "internal_error": (500, "Something unforeseen went wrong"),
     "database_unavailable": (503, "The database does not answer"),
+    "target_unavailable": (503, "The target does not answer"),
+    "broker_unavailable": (503, "The broker does not answer"),
 }
 
 # REST framework's own codes, where ours are other words.
@@ -154,6 +157,25 @@ def _(exc: Exception) -> Problem:
 @problem_of.register
 def _(exc: TransitionRefused) -> Problem:
     return Problem("invalid_transition", str(exc), {"status_now": exc.status, "allowed": list(exc.allowed)})
+
+
+@problem_of.register
+def _(exc: NotALeftover) -> Problem:
+    return Problem("not_a_leftover", str(exc))
+
+
+@problem_of.register
+def _(exc: ExecutionError) -> Problem:
+    return Problem(
+        "target_unavailable",
+        f"The target could not be looked at ({exc.code}): {exc.message} Nothing was done; ask again.",
+        headers={"Retry-After": str(DATABASE_RETRY_SECONDS)},
+    )
+
+
+@problem_of.register
+def _(exc: BrokerAway) -> Problem:
+    return Problem("broker_unavailable", str(exc), headers={"Retry-After": str(DATABASE_RETRY_SECONDS)})
 
 
 @problem_of.register(ObjectDoesNotExist)

@@ -41,6 +41,15 @@ OF_A_VERB = (
     "precondition_failed",
     "unsupported_media_type",
 )
+OF_A_DROP = (
+    "malformed_json",
+    "csrf_failed",
+    "not_a_leftover",
+    "length_required",
+    "unsupported_media_type",
+    "target_unavailable",
+    "broker_unavailable",
+)
 
 
 class TokenScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

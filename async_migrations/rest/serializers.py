@@ -10,6 +10,7 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from ..execution import janitor
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest
 from .filters import parse_aware
@@ -58,6 +59,15 @@ class Strict(serializers.Serializer[Any]):
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
+class DuplicateSerializer(serializers.Serializer[Any]):
+    """A key that more than one row has."""
+
+    key = serializers.DictField(
+        child=serializers.CharField(allow_null=True), help_text="Column or expression to its value as text, cut short."
+    )
+    count = serializers.IntegerField(help_text="How many rows have it.")
+
+
 class MigrationErrorSerializer(serializers.Serializer[Any]):
     """Why a migration ended in ERROR."""
 
@@ -67,6 +77,9 @@ class MigrationErrorSerializer(serializers.Serializer[Any]):
     detail = serializers.CharField(allow_null=True)
     hint = serializers.CharField(allow_null=True, help_text="What to do next.")
     statement = serializers.IntegerField(allow_null=True, help_text="Number of the statement, from 1.")
+    samples = DuplicateSerializer(
+        many=True, required=False, help_text="With duplicate_key: the keys with the most rows; absent: not counted."
+    )
 
 
 class MetaSerializer(serializers.Serializer[Any]):
@@ -165,6 +178,47 @@ class SummarySerializer(serializers.Serializer[Any]):
     )
 
 
+class LeftoverSerializer(serializers.Serializer[Any]):
+    """An INVALID index that nobody builds or drops."""
+
+    schema = serializers.CharField()
+    name = serializers.CharField()
+    table = serializers.CharField(help_text="With its schema, quoted where SQL needs it.")
+    kind = serializers.ChoiceField(
+        choices=["invalid", "_ccnew", "_ccold"], help_text="`_ccnew`, `_ccold`: left by a REINDEX CONCURRENTLY."
+    )
+    size_bytes = serializers.IntegerField(help_text="On disk.")
+    definition = serializers.CharField()
+    migration = serializers.IntegerField(
+        allow_null=True, help_text="Id of the migration that has this index in its SQL; null: somebody else made it."
+    )
+    running = serializers.BooleanField(help_text="That migration is in progress and looks after the index by itself.")
+
+
+class LookErrorSerializer(serializers.Serializer[Any]):
+    """Why a target could not be looked at."""
+
+    code = serializers.CharField(help_text="As in `meta.error`.")
+    message = serializers.CharField()
+
+
+class LeftoversSerializer(serializers.Serializer[Any]):
+    """What is left over in one target."""
+
+    database = serializers.CharField(help_text="Django alias of the target.")
+    leftovers = LeftoverSerializer(many=True, help_text="The largest first; empty also when the target did not answer.")
+    error = LookErrorSerializer(allow_null=True, help_text="null: the target was looked at.")
+
+
+class DropSerializer(serializers.Serializer[Any]):
+    """What became of a wish to drop a leftover."""
+
+    database = serializers.CharField()
+    schema = serializers.CharField()
+    name = serializers.CharField()
+    dropped = serializers.BooleanField(help_text="There is no such index any more; false: a worker has been asked.")
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """An error, as RFC 9457 has it."""
 
@@ -202,3 +256,17 @@ class RunBody(Strict):
 @extend_schema_serializer(component_name="EmptyRequest")
 class EmptyBody(Strict):
     """No fields; the body may be left out."""
+
+
+@extend_schema_serializer(component_name="DropRequest")
+class DropBody(Strict):
+    """Which leftover to drop, as the list names it."""
+
+    database = serializers.CharField(help_text="Django alias of the target.")
+    schema = serializers.CharField(max_length=63)
+    name = serializers.CharField(max_length=63)
+
+    def validate_database(self, alias: str) -> str:
+        if alias not in (known := janitor.databases()):
+            raise serializers.ValidationError(f"There is no such PostgreSQL target. There are: {', '.join(known)}.")
+        return alias

@@ -2,12 +2,14 @@
 
 from django.urls import path
 
-from . import views
+from . import janitor, views
 from .door import no_door
 
 urlpatterns = [
     path("async-migrations", views.ListDoor.as_view()),
     path("async-migrations/summary", views.SummaryDoor.as_view()),
+    path("async-migrations/janitor", janitor.JanitorDoor.as_view()),
+    path("async-migrations/janitor/drop", janitor.JanitorDropDoor.as_view()),
     path("async-migrations/<int:id>", views.DetailDoor.as_view()),
     path("async-migrations/<int:id>/run", views.RunDoor.as_view()),
     path("async-migrations/<int:id>/cancel", views.CancelDoor.as_view()),

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = {
     "async_migrations_list": ("get", "/api/async-migrations"),
     "async_migrations_summary": ("get", "/api/async-migrations/summary"),
+    "async_migrations_janitor_list": ("get", "/api/async-migrations/janitor"),
+    "async_migrations_janitor_drop": ("post", "/api/async-migrations/janitor/drop"),
     "async_migrations_retrieve": ("get", "/api/async-migrations/{id}"),
     "async_migrations_run": ("post", "/api/async-migrations/{id}/run"),
     "async_migrations_cancel": ("post", "/api/async-migrations/{id}/cancel"),
@@ -89,7 +91,7 @@ def test_verbs_name_what_they_answer_in_headers(document):
 
 
 def test_unknown_fields_are_said_to_be_refused(document):
-    for name in ("RunRequest", "EmptyRequest"):
+    for name in ("RunRequest", "EmptyRequest", "DropRequest"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
 
 

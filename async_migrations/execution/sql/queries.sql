@@ -131,3 +131,43 @@ FROM pg_stat_activity AS a
 WHERE a.pid = ANY (pg_blocking_pids(%(pid)s))
    OR a.pid = (SELECT current_locker_pid FROM pg_stat_progress_create_index WHERE pid = %(pid)s)
 ORDER BY a.xact_start
+
+-- index_keys --
+-- What a unique index compares, column by column; the collation is named because it may not be the column's own.
+SELECT coalesce(a.attname, pg_get_indexdef(i.indexrelid, k.at, true)) AS label,
+       pg_get_indexdef(i.indexrelid, k.at, true)
+           || coalesce(' COLLATE ' || nullif(i.indcollation[k.at - 1], 0)::regcollation::text, '') AS expression,
+       pg_get_expr(i.indpred, i.indrelid) AS condition,
+       -- The column is new in PostgreSQL 15.
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::bool, false) AS nulls_not_distinct,
+       t.relkind = 'p' AS partitioned
+FROM pg_index AS i
+JOIN pg_class AS t ON t.oid = to_regclass(%(table)s)
+CROSS JOIN generate_series(1, i.indnkeyatts::int) AS k (at)
+LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.at - 1] AND a.attnum > 0
+WHERE i.indexrelid = to_regclass(%(name)s)
+ORDER BY k.at
+
+-- leftovers --
+-- INVALID indexes that nobody builds or drops. Who does holds SHARE UPDATE EXCLUSIVE on the table from the first phase to
+-- the last, in which no progress is reported; so do VACUUM and ANALYZE, which are none of it. A TOAST table's index is
+-- shown, and looked after, with the table that it belongs to.
+SELECT n.nspname AS schema, c.relname AS name, quote_ident(m.nspname) || '.' || quote_ident(o.relname) AS "table",
+       pg_relation_size(c.oid) AS size_bytes, pg_get_indexdef(c.oid) AS definition
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_class AS t ON t.oid = i.indrelid
+JOIN pg_class AS o ON o.oid = coalesce((SELECT w.oid FROM pg_class AS w WHERE t.relkind = 't' AND w.reltoastrelid = t.oid), t.oid)
+JOIN pg_namespace AS m ON m.oid = o.relnamespace
+WHERE NOT (i.indisvalid AND i.indisready AND i.indislive)
+  AND c.relkind = 'i' AND NOT c.relispartition
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE c.oid = p.index_relid AND p.pid <> pg_backend_pid())
+  AND NOT EXISTS (
+      SELECT FROM pg_locks AS l
+      WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND l.relation IN (t.oid, o.oid, c.oid) AND l.pid <> pg_backend_pid()
+        AND l.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze)
+  )
+ORDER BY size_bytes DESC, schema, name

@@ -19,7 +19,9 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from async_migrations import lifecycle
 from async_migrations.asking import ask, tell
 from async_migrations.conf import conf
-from async_migrations.errors import TransitionRefused
+from async_migrations.errors import ExecutionError, NotALeftover, TransitionRefused
+from async_migrations.execution import janitor
+from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Origin
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
@@ -32,7 +34,7 @@ Options = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List, show, run, cancel and roll back async migrations, and wait for them."
+    help = "List, show, run, cancel and roll back async migrations, wait for them, and clean up."
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
 
@@ -49,7 +51,12 @@ class Command(BaseCommand):
         """Carry one verb out; ends by SystemExit with one of the exit codes unless all is well."""
         colour = True if options["force_color"] else False if options["no_color"] else None
         self.display = Display(options.get("stdout"), as_json=options["as_json"], colour=colour)
-        verbs: dict[str, Callable[[Options], Exit]] = {"list": self._list, "show": self._show, "wait": self._wait}
+        verbs: dict[str, Callable[[Options], Exit]] = {
+            "list": self._list,
+            "show": self._show,
+            "wait": self._wait,
+            "janitor": self._janitor,
+        }
         try:
             with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
                 code = verbs.get(options["verb"], self._request)(options)
@@ -130,6 +137,35 @@ class Command(BaseCommand):
         if self.display.as_json:
             self.display.json([as_dict(watch.row) for watch in watches])
         return code
+
+    def _janitor(self, options: Options) -> Exit:
+        """List what builds have left behind; with --drop, drop all of it but what is somebody's by now."""
+        aliases = [options["database"]] if options["database"] else janitor.databases()
+        try:
+            found = [leftover for alias in aliases for leftover in janitor.leftovers(alias)]
+        except ExecutionError as exc:
+            code = Exit.UNREACHABLE if exc.retryable else Exit.REFUSED
+            raise CommandError(f"{exc.message} {exc.hint or ''}".strip(), returncode=code) from exc
+        if not options["drop"]:
+            self.display.leftovers(found)
+            return Exit.DONE
+        codes = [self._drop(leftover) for leftover in found]
+        self.display.leftovers([leftover for leftover, code in zip(found, codes, strict=True) if code == Exit.DONE])
+        return max(codes, default=Exit.DONE)
+
+    def _drop(self, leftover: Leftover) -> Exit:
+        """Drop one; what becomes of it keeps none of the others."""
+        name = f"{leftover.schema}.{leftover.name} on {leftover.database}"
+        try:
+            janitor.drop(leftover.database, leftover.schema, leftover.name, Origin(by=_who()))
+        except NotALeftover as exc:
+            self.stderr.write(printable(f"Refused: {exc}"))
+            return Exit.REFUSED
+        except ExecutionError as exc:
+            self.stderr.write(printable(f"Not dropped: {name}: {exc.message} {exc.hint or ''}".rstrip()))
+            return Exit.FAILED
+        self.display.line(f"Dropped: {name}.")
+        return Exit.DONE
 
     def _wait_for(self, watches: Sequence[Watch], timeout: float | None) -> Exit:
         for watch in watches:
