@@ -24,7 +24,11 @@ class Postponed(Exception):
 
 @dataclass
 class Attempt:
-    """What the steps of one attempt share."""
+    """What the steps of one attempt share.
+
+    leftovers: indexes that would be left INVALID if it ended now. reindexed: tables (oids) whose REINDEX CONCURRENTLY
+    would leave such.
+    """
 
     lease: Lease
     migration: AsyncMigrationStatus
@@ -33,6 +37,7 @@ class Attempt:
     done: list[str] = field(default_factory=list)
     begun: str = ""
     leftovers: list[Index] = field(default_factory=list)
+    reindexed: list[int] = field(default_factory=list)
     current: int | None = None
 
     @property

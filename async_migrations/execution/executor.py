@@ -119,7 +119,8 @@ def _opened(attempt: Attempt) -> Iterator[Session]:
     with Session(attempt.migration.database, f"async-migrations/{lease.pk}/{lease.attempt}") as session:
         _wait_for_lock(attempt, session)
         _take_checkpoint(attempt, session)
-        session.set("statement_timeout", f"{round(attempt.option('statement_timeout', 0) * 1000)}ms")
+        if limit := attempt.option("statement_timeout", 0):  # A session begins without any.
+            session.set("statement_timeout", f"{round(limit * 1000)}ms")
         for name, value in attempt.migration.options.get("settings", {}).items():
             session.set(name, str(value))
         try:

@@ -31,6 +31,8 @@ def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
             _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
         for index in _end_orphans(attempt) if orphans else ():
             _remove(attempt, index)
+        if attempt.reindexed:
+            _sweep(attempt)
     except Exception:
         logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
 
@@ -47,6 +49,12 @@ def _end_orphans(attempt: Attempt) -> list[Index]:
     undone = attempt.statements[len(attempt.done) :]
     built = (index for statement in undone if statement.effect is Effect.CATALOGUE for index in statement.indexes)
     return [index for index in built if index.action is IndexAction.CREATE]
+
+
+def _sweep(attempt: Attempt) -> None:
+    with Session(attempt.migration.database, f"async-migrations/{attempt.lease.pk}/cleanup") as session:
+        if swept := verify.sweep(session, attempt.reindexed):
+            lifecycle.note(attempt.lease, "leftover_removed", indexes=swept)
 
 
 def _remove(attempt: Attempt, index: Index, *, whole: bool = False) -> None:

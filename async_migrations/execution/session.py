@@ -28,15 +28,15 @@ from ..errors import ExecutionError
 _FOREIGN_PARAMETERS = ("context", "cursor_factory", "prepare_threshold", "pool", "server_side_binding", "assume_role")
 
 # What would end a statement that is meant to take its time, whatever the role, the database or Django's OPTIONS say.
-_SETTINGS = (
-    "statement_timeout",
-    "lock_timeout",
-    "idle_in_transaction_session_timeout",
-    "idle_session_timeout",
-    "transaction_timeout",
-)
+# Each with the first version of PostgreSQL that has it.
+_SETTINGS = {
+    "statement_timeout": 0,
+    "lock_timeout": 0,
+    "idle_in_transaction_session_timeout": 0,
+    "idle_session_timeout": 140000,
+    "transaction_timeout": 170000,
+}
 
-_UNLIMITED = "SELECT set_config(name, '0', false), pg_backend_pid() FROM pg_settings WHERE name = ANY (%(names)s)"
 _PID = "SELECT pg_backend_pid()"
 
 # How often a pooler is given the chance to show that it shares backends: once is enough unless others use the same
@@ -139,9 +139,11 @@ class Session:
             return int(cursor.fetchall()[0][0])
 
     def _prepare(self, role: str | None) -> None:
+        known = [name for name, since in _SETTINGS.items() if self._connection.server_version >= since]
+        unlimited = ", ".join(f"set_config('{name}', '0', false)" for name in known)
         with self._connection.cursor() as cursor:
-            cursor.execute(_UNLIMITED, {"names": list(_SETTINGS)})
-            if {pid for _, pid in cursor.fetchall()} != {self.backend.pid}:
+            cursor.execute(f"SELECT pg_backend_pid(), {unlimited}")
+            if cursor.fetchall()[0][0] != self.backend.pid:
                 raise _through_pooler()
         if role:
             self._run("SELECT set_config('role', %(role)s, false)", {"role": role})

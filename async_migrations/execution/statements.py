@@ -78,7 +78,7 @@ class Statement:
     """One statement: its text, its number from 1, and what it needs.
 
     relations: the tables or indexes that it names, only for the MAINTENANCE class, of which one at a time may work on a
-    table.
+    table. reindexes: it is a REINDEX CONCURRENTLY.
     """
 
     number: int
@@ -87,6 +87,7 @@ class Statement:
     lock: Lock
     indexes: tuple[Index, ...] = ()
     relations: tuple[Identifier, ...] = ()
+    reindexes: bool = False
 
     @property
     def digest(self) -> str:
@@ -215,7 +216,8 @@ def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: boo
         effect = Effect.UNKNOWN
     else:
         effect = Effect.TRANSACTIONAL
-    return Statement(number, text, effect, lock, indexes, relations)
+    reindexes = head == "REINDEX" and "CONCURRENTLY" in words
+    return Statement(number, text, effect, lock, indexes, relations, reindexes)
 
 
 def _refuse(number: int, words: list[str], pair: str) -> None:

@@ -29,8 +29,12 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     session.set("lock_timeout", f"{round(_lock_timeout(attempt, statement) * 1000)}ms")
     started = time.monotonic()
     tables = _reserved_tables(session, statement)
+    attempt.reindexed = tables if statement.reindexes else []
     with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables), _with_samples(session, statement):
         _STEPS[statement.effect](attempt, session, statement)
+    if swept := verify.sweep(session, attempt.reindexed) if attempt.reindexed else []:
+        lifecycle.note(attempt.lease, "leftover_removed", indexes=swept)
+    attempt.reindexed = []
     if statement.effect is Effect.SESSION:
         return
     lifecycle.note(

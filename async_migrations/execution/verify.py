@@ -94,6 +94,14 @@ def drop(session: Session, found: FoundIndex) -> None:
     session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(Identifier(found.name, found.schema))}")
 
 
+def sweep(session: Session, tables: list[int]) -> list[str]:
+    """Drop what a REINDEX CONCURRENTLY of these tables (oids) left behind; return the names. Raises ExecutionError."""
+    left = [Identifier(row["name"], row["schema"]) for row in session.all("reindexed", tables=tables)]
+    for name in left:
+        session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(name)}")
+    return [str(name) for name in left]
+
+
 def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
     """Raise ExecutionError `index_differs`, with both definitions, if an index is not the one that is asked for."""
     asked = _canonical(session, index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import psycopg2
 import pytest
 from django.db import connection, connections
 
@@ -175,3 +176,22 @@ def test_the_control_database_lost_in_the_middle_is_no_final_error(migration, mo
     tasks.carry_out(row.pk)
     assert lifecycle.get(row.pk).status == Status.FINISHED
     assert query("SELECT DISTINCT n FROM book") == [(11,)]
+
+
+@pytest.mark.parametrize("what", ["INDEX CONCURRENTLY book_pkey", "TABLE CONCURRENTLY book"])
+def test_a_reindex_leaves_nothing_behind_whether_it_fails_or_succeeds(migration, what) -> None:
+    row = migration(f"REINDEX {what}", statement_timeout=0.3, max_attempts=1)
+    lifecycle.run(row.pk, Origin("test"))
+    worker = threading.Thread(target=in_thread, args=(row.pk,))
+    with psycopg2.connect(**connection.get_connection_params()) as other, other.cursor() as cursor:
+        cursor.execute("LOCK TABLE book IN ROW EXCLUSIVE MODE")
+        worker.start()
+        eventually(lambda: query("SELECT relname FROM pg_class WHERE relname ~ '_ccnew'"))
+        eventually(lambda: "removing leftovers" in lifecycle.get(row.pk).phase)
+    other.close()
+    worker.join(30)
+    assert lifecycle.get(row.pk).status == Status.ERROR
+    assert query("SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)'") == []
+    lifecycle.rows().filter(pk=row.pk).update(options={})
+    assert carried_out(row).status == Status.FINISHED
+    assert query("SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)'") == []

@@ -148,6 +148,17 @@ LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k
 WHERE i.indexrelid = to_regclass(%(name)s)
 ORDER BY k.at
 
+-- reindexed --
+-- What a REINDEX CONCURRENTLY of these tables left behind and nobody works on: it outlives a later success.
+SELECT n.nspname AS schema, c.relname AS name
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
+  AND (i.indrelid = ANY (%(tables)s)
+       OR i.indrelid IN (SELECT t.reltoastrelid FROM pg_class AS t WHERE t.oid = ANY (%(tables)s)))
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE c.oid = p.index_relid AND p.pid <> pg_backend_pid())
+
 -- leftovers --
 -- INVALID indexes that nobody builds or drops. Who does holds SHARE UPDATE EXCLUSIVE on the table from the first phase to
 -- the last, in which no progress is reported; so do VACUUM and ANALYZE, which are none of it. A TOAST table's index is
