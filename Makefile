@@ -12,7 +12,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 	--no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve check openapi bench lock clean
+.PHONY: help demo test faults serve check openapi bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -23,6 +23,9 @@ demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, a
 
 test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
 	@exec $(RUN) -m pytest $(ARGS)
+
+faults: $(STAMP) ## the fault suite in full, some 25 minutes; SEED=7 for the moments of an earlier run, ARGS=--write-report
+	@exec $(RUN) -m pytest tests/faults --faults-full $(if $(SEED),--faults-seed $(SEED)) $(ARGS)
 
 serve: $(STAMP) ## API, docs, admin and worker on 127.0.0.1:8000; PORT, DATA_DIR, DATABASE_URL, BROKER_URL change that
 	@exec $(RUN) -m api.serve
