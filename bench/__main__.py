@@ -11,7 +11,7 @@ import os
 import platform
 import sys
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from examples.demo import rows
 from examples.demo.__main__ import told_in_one_line
@@ -19,25 +19,28 @@ from examples.demo.control_plane import ControlPlane, control_plane
 from examples.demo.screen import Screen
 from examples.demo.service import Place, place, web_and_worker
 
-from . import first_statement, index_build
+from . import burst, first_statement, index_build
+from .original import Original, original
 from .outcome import Bound, Outcome
+from .project.trials.statements import BURST, BURSTS, TRIALS
 
-TRIALS = 50
 BYTES_PER_ROW = 700  # of the table with its indexes
 WAL_BYTES = 5 * 1024**3
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: rows of the table, builds in each way, trivial migrations."""
+    """How much is measured: rows of the table, builds in each way, trivial migrations one by one and at once."""
 
     rows: int
     rounds: int
     trials: int
+    bursts: int
+    burst: int
 
 
-FULL = Size(rows=4_000_000, rounds=7, trials=TRIALS)
-SHORT = Size(rows=20_000, rounds=1, trials=5)
+FULL = Size(rows=4_000_000, rounds=7, trials=TRIALS, bursts=BURSTS, burst=BURST)
+SHORT = Size(rows=20_000, rounds=1, trials=5, bursts=1, burst=20)
 
 
 def main() -> int:
@@ -48,7 +51,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, help=f"index builds in each way, default {FULL.rounds}")
     chosen = parser.parse_args()
     base = SHORT if chosen.short else FULL
-    size = Size(chosen.rows or base.rows, chosen.rounds or base.rounds, base.trials)
+    size = replace(base, rows=chosen.rows or base.rows, rounds=chosen.rounds or base.rounds)
     if size.rows < 1000 or size.rounds < 1:
         parser.error("say at least 1000 rows and 1 round")
     return told_in_one_line("bench", lambda: measure(size, Screen(), decides=not chosen.short))
@@ -64,7 +67,9 @@ def measure(size: Size, screen: Screen, *, decides: bool) -> bool:
         where = _set_up(size, screen, stack)
         with screen.step("API and worker"):
             control = stack.enter_context(control_plane(stack.enter_context(web_and_worker(where))))
-        outcomes = _outcomes(size, where, control, screen)
+        with screen.step("RQ's worker"):
+            rival = stack.enter_context(original(where))
+        outcomes = _outcomes(size, where, control, rival, screen)
         setting = _setting(where, size)
     for outcome in outcomes:
         for table in outcome.tables:
@@ -89,15 +94,18 @@ def _set_up(size: Size, screen: Screen, stack: ExitStack) -> Place:
     return where
 
 
-def _outcomes(size: Size, where: Place, control: ControlPlane, screen: Screen) -> list[Outcome]:
+def _outcomes(size: Size, where: Place, control: ControlPlane, rival: Original, screen: Screen) -> list[Outcome]:
     screen.chapter("Measuring")
     with closing(where.connect()) as connection:
-        with screen.step(f"POST run to first statement, {size.trials} times") as step:
-            first = first_statement.measure(control, connection, size.trials, screen, step)
+        with screen.step(f"First statement, {size.trials} times, the product and RQ") as step:
+            pair = first_statement.Rivals(control, rival, connection)
+            first = first_statement.measure(pair, size.trials, screen, step)
+        with screen.step(f"{size.burst} at once, the product and RQ") as step:
+            at_once = burst.measure(burst.Rivals(control, rival, connection), size.bursts, size.burst, screen, step)
         with screen.step("CREATE INDEX CONCURRENTLY, the product and psql") as step:
             rivals = index_build.Rivals(control, connection, where.database_url)
             build = index_build.measure(rivals, size.rounds, screen, step)
-    return [first, build]
+    return [first, at_once, build]
 
 
 def _setting(where: Place, size: Size) -> str:

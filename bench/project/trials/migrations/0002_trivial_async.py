@@ -1,24 +1,37 @@
-"""Statements that do nothing but say when they ran, by the database's clock."""
+"""As many migrations as the bench runs; one operation, since Django copies the project's whole state for each."""
 
 from django.db import migrations
 
 from async_migrations.migration_helpers import make_sql_migration
+from bench.project.trials.statements import COUNT, NAME, say_when
 
-COUNT = 50
-
-
-def say_when(number):
-    """Return one migration, with a name of its own."""
-    return migrations.RunPython(
-        *make_sql_migration(
-            f"INSERT INTO bench_trial (number, at) VALUES ({number}, clock_timestamp())",
-            f"DELETE FROM bench_trial WHERE number = {number}",
-            migration_name=f"{__name__}_{number:02}",
-        )
+MIGRATIONS = [
+    make_sql_migration(
+        say_when(number), f"DELETE FROM bench_trial WHERE number = {number}", migration_name=NAME.format(number)
     )
+    for number in range(COUNT)
+]
+
+
+def forwards(apps, schema_editor):
+    for ask, _ in MIGRATIONS:
+        ask(apps, schema_editor)
+
+
+def backwards(apps, schema_editor):
+    for _, ask in MIGRATIONS:
+        ask(apps, schema_editor)
+
+
+def schedule_jobs(apps, schema_editor):
+    job_status = apps.get_model("trials", "JobStatus")
+    job_status.objects.bulk_create(job_status(name=NAME.format(number), status="SCHEDULED") for number in range(COUNT))
 
 
 class Migration(migrations.Migration):
     dependencies = [("trials", "0001_initial"), ("async_migrations", "0001_initial")]
 
-    operations = [say_when(number) for number in range(COUNT)]
+    operations = [
+        migrations.RunPython(forwards, backwards),
+        migrations.RunPython(schedule_jobs, migrations.RunPython.noop),
+    ]
