@@ -31,7 +31,6 @@ class Attempt:
     """
 
     lease: Lease
-    migration: AsyncMigrationStatus
     heartbeat: Heartbeat
     statements: tuple[Statement, ...] = ()
     done: list[str] = field(default_factory=list)
@@ -39,6 +38,11 @@ class Attempt:
     leftovers: list[Index] = field(default_factory=list)
     reindexed: list[int] = field(default_factory=list)
     current: int | None = None
+
+    @property
+    def migration(self) -> AsyncMigrationStatus:
+        """The row as it was when the attempt began."""
+        return self.lease.migration
 
     @property
     def lock_key(self) -> str:

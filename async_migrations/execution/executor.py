@@ -66,9 +66,8 @@ Outcome = Succeeded | Stopped | Failed | NotItsTurn
 
 def execute(lease: Lease) -> None:
     """Carry out one attempt and write down how it ended. Raises nothing: whatever happens ends in the row."""
-    migration = lifecycle.get(lease.pk)
-    with Heartbeat(lease, migration.database) as heartbeat:
-        attempt = Attempt(lease, migration, heartbeat)
+    with Heartbeat(lease, lease.migration.database) as heartbeat:
+        attempt = Attempt(lease, heartbeat)
         outcome = perform(attempt)
         clean_up(attempt, outcome)
     record(attempt, outcome)
@@ -203,7 +202,7 @@ def _write(lease: Lease, outcome: Outcome) -> None:
             lifecycle.release(lease)
         case NotItsTurn(reason):
             lifecycle.release(lease, delay=_TURN, reason=reason)
-        case Failed(error) if error.retryable and lease.attempt < lease.max_attempts:
+        case Failed(error) if error.retryable and lease.attempt < lease.migration.max_attempts:
             lifecycle.release(lease, error=error, delay=_backoff(lease.attempt))
         case Failed(error):
             lifecycle.fail(lease, error)

@@ -154,7 +154,7 @@ class Session:
             self._run(sql, None)
 
     def set(self, name: str, value: str) -> None:
-        """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms")."""
+        """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms"). Raises ExecutionError."""
         with translated():
             self._run("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
 

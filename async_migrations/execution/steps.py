@@ -26,7 +26,10 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     attempt.current = statement.number
     attempt.heartbeat.phase = f"statement {statement.number} of {len(attempt.statements)}: {statement.summary}"[:255]
     attempt.heartbeat.watch(session.backend, statement.number - 1, len(attempt.statements))
-    session.set("lock_timeout", f"{round(_lock_timeout(attempt, statement) * 1000)}ms")
+    lock_timeout = _lock_timeout(attempt, statement)
+    fresh = statement.number == 1 and not attempt.migration.options.get("settings")
+    if lock_timeout or not fresh:  # A session begins without one.
+        session.set("lock_timeout", f"{round(lock_timeout * 1000)}ms")
     started = time.monotonic()
     tables = _reserved_tables(session, statement)
     attempt.reindexed = tables if statement.reindexes else []

@@ -39,7 +39,7 @@ def claim(pk: int, worker: str) -> Lease | None:
         turn = f"waits for its turn: others are being carried out on database {row.database}"[:255]
         waiting.exclude(phase=turn).update(phase=turn, updated_at=Now())
         return None
-    lease = Lease(pk, row.database, uuid.uuid4(), row.attempt + 1, row.max_attempts, worker)
+    lease = Lease(row, uuid.uuid4(), row.attempt + 1, worker)
     try:
         won = move(
             states.CLAIM,
@@ -84,8 +84,7 @@ def note(lease: Lease, kind: str, **detail: Any) -> None:
 
 def succeed(lease: Lease) -> None:
     """Write FINISHED, or ROLLED BACK when it went backwards: the effect is there, verified."""
-    direction = _held(lease).values_list("direction", flat=True).first()
-    end = Status.ROLLED_BACK if direction == Direction.BACKWARDS else Status.FINISHED
+    end = Status.ROLLED_BACK if lease.migration.direction == Direction.BACKWARDS else Status.FINISHED
     changes: dict[str, Any] = {"progress_done": F("progress_total"), "eta_seconds": None, "finished_at": Now()}
     if end == Status.ROLLED_BACK:
         changes["has_run"] = False

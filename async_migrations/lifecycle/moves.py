@@ -29,14 +29,20 @@ class Origin:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to carry a migration out: valid while the row still holds `token`."""
+    """The right to carry a migration out: valid while the row still holds `token`.
 
-    pk: int
-    database: str
+    migration: the row as it was when the lease was taken.
+    """
+
+    migration: AsyncMigrationStatus
     token: uuid.UUID
     attempt: int
-    max_attempts: int
     worker: str
+
+    @property
+    def pk(self) -> int:
+        """Id of the migration."""
+        return self.migration.pk
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ def _refuse_while_busy(row: AsyncMigrationStatus, request: Request) -> None:
         what = "is being rolled back: wait until it is ROLLED BACK, then migrate again"
     elif begun and row.direction == Direction.FORWARDS and request.direction == Direction.BACKWARDS:
         what = "is being carried out: cancel it first, then migrate backwards again"
-    elif row.status == Status.IN_PROGRESS and changed and request.direction == Direction.FORWARDS:
+    elif row.status == Status.IN_PROGRESS and changed:
         what = "is being carried out with other SQL: wait until it ends or cancel it, then migrate again"
     else:
         return

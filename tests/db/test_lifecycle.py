@@ -224,3 +224,14 @@ def in_threads(count, work, *, numbered: bool = False) -> list:
     for thread in threads:
         thread.join(30)
     return results
+
+
+@pytest.mark.parametrize("operation", ["schedule", "rollback"])
+def test_the_sql_of_what_is_in_progress_does_not_change_under_it(migration, operation) -> None:
+    row = in_status(Status.FINISHED if operation == "rollback" else Status.STARTED, migration)
+    if operation == "rollback":
+        lifecycle.rollback(row.pk, ALICE)
+    assert lifecycle.claim(row.pk, "worker") is not None
+    with pytest.raises(TransitionRefused, match="with other SQL"):
+        lifecycle.take_over(Request(operation, row.name, "default", "SELECT 2", "SELECT 3"))
+    assert lifecycle.get(row.pk).sql_digest == row.sql_digest

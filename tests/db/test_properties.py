@@ -182,7 +182,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(lease=leases, back_off=st.booleans())
     def meet_an_error_that_may_pass(self, lease: Lease, back_off: bool) -> None:
         """Release while there are attempts left, as the executor does."""
-        if lease.attempt < lease.max_attempts:
+        if lease.attempt < lease.migration.max_attempts:
             delay = LATER if back_off else timedelta(0)
             self._write(lease, lambda: lifecycle.release(lease, error=RETRYABLE, delay=delay))
         else:
@@ -338,7 +338,7 @@ def test_fewer_attempts_in_the_file_leave_what_is_in_line_one_more() -> None:
     lifecycle.take_over(Request("run", NAMES[0], "default", "SELECT 1", "SELECT 0", {"max_attempts": 1}))
     last = lifecycle.claim(row.pk, "worker")
     assert last is not None
-    assert (last.attempt, last.max_attempts) == (2, 2)
+    assert (last.attempt, last.migration.max_attempts) == (2, 2)
 
 
 @pytest.mark.django_db
