@@ -73,8 +73,8 @@ def _send(pk: int) -> None:
         return  # What has a time to begin at is sent by the reconciler when it has come.
     if not broker_is_configured():
         _carry_out_here(pk)
-    elif lifecycle.mark_dispatched(row):
-        _enqueue(row)
+    elif _enqueue(row):  # First the message, then the mark: a message too many does no harm, and nobody waits.
+        lifecycle.mark_dispatched(row)
 
 
 def _enqueue(row: AsyncMigrationStatus) -> bool:
