@@ -71,7 +71,8 @@ class Heartbeat:
 
     def __init__(self, lease: Lease, alias: str) -> None:
         self.lease, self.alias = lease, alias
-        self.stop: Stop | None = None
+        # What was asked of an earlier attempt is asked of this one from the start: it only cleans up.
+        self.stop: Stop | None = Stop.CANCEL if lease.migration.stop_requested else None
         self.phase = "connecting"
         self.waiting_on: list[dict[str, Any]] | None = None
         self.guard: guard.Guard | None = None

@@ -29,16 +29,16 @@ def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
         cancelled = attempt.heartbeat.stop is Stop.CANCEL
         for index in attempt.leftovers:
             _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
-        for index in _end_orphans(attempt) if orphans else ():
-            _remove(attempt, index)
+        if orphans:
+            _end_orphans(attempt)
         if attempt.reindexed:
             _sweep(attempt)
     except Exception:
         logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
 
 
-def _end_orphans(attempt: Attempt) -> list[Index]:
-    """Cancel what an earlier attempt left running, wait until it is gone, and return what it may have built."""
+def _end_orphans(attempt: Attempt) -> None:
+    """Cancel what an earlier attempt left running, wait until it is gone, and drop what it built."""
     ours = f"async-migrations/{attempt.lease.pk}/"
     with Session(attempt.migration.database, f"{ours}cleanup") as session:
         while holders := session.all("advisory_lock_holder", key=attempt.lock_key):
@@ -46,9 +46,11 @@ def _end_orphans(attempt: Attempt) -> list[Index]:
                 if holder["application_name"].startswith(ours):
                     session.one("cancel_backend", **holder)
             time.sleep(POLL_SECONDS)
-    undone = attempt.statements[len(attempt.done) :]
-    built = (index for statement in undone if statement.effect is Effect.CATALOGUE for index in statement.indexes)
-    return [index for index in built if index.action is IndexAction.CREATE]
+        begun = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk).get("begun")
+    for statement in attempt.statements[len(attempt.done) :]:
+        for index in statement.indexes if statement.effect is Effect.CATALOGUE else ():
+            if index.action is IndexAction.CREATE:
+                _remove(attempt, index, whole=statement.digest == begun)
 
 
 def _sweep(attempt: Attempt) -> None:

@@ -178,15 +178,18 @@ def _with_lock_retries(attempt: Attempt, statement: Statement, once: Callable[[]
 
 
 def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: Index) -> bool:
-    """Whether the statement still has to run; an INVALID index that nobody builds any more is dropped on the way."""
+    """Whether the statement still has to run, and if so the mark that it is begun.
+
+    An INVALID index that nobody builds any more is dropped on the way.
+    """
     found = verify.find(session, index)
-    if index.action is IndexAction.CREATE:
-        return _needs_building(attempt, session, index, found)
+    if index.action is IndexAction.CREATE and not _needs_building(attempt, session, index, found):
+        return False
     if index.action is IndexAction.DROP and found is None and attempt.begun == statement.digest:
         lifecycle.note(attempt.lease, "found_done", index=str(index.name))
         return False
     _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
-    if index.action is IndexAction.DROP:  # Interrupted, it leaves an INVALID index that is of no use to anybody.
+    if index.action is not IndexAction.REINDEX:  # Interrupted, it leaves an INVALID index, whether it builds or drops.
         attempt.leftovers.append(index)
     return True
 
@@ -206,7 +209,6 @@ def _needs_building(attempt: Attempt, session: Session, index: Index, found: ver
     if found is not None:
         lifecycle.note(attempt.lease, "repair", index=str(index.name), definition=found.definition)
         verify.drop(session, found)
-    attempt.leftovers.append(index)
     return True
 
 

@@ -171,6 +171,20 @@ def test_cancel_reaches_the_backend_that_a_killed_worker_left_behind(client, sta
     assert index_is_valid("book_id_title_idx") is None
 
 
+def test_cancel_removes_what_a_killed_worker_left_behind_even_if_it_came_to_its_end(client, start_worker) -> None:
+    pk = scheduled(BUILD, DROP)
+    with held(*OLD_SNAPSHOT):
+        first = start_worker(**QUICK)
+        ask(client, pk)
+        eventually(lambda: row(client, pk)["phase"] == "waiting for old snapshots")
+        first.kill()
+    eventually(lambda: index_is_valid("book_id_title_idx") is True and not backends())
+    ask(client, pk, "cancel")
+    start_worker(**QUICK)
+    assert ended(client, pk)["status"] == "CANCELLED"
+    assert index_is_valid("book_id_title_idx") is None
+
+
 def test_a_worker_that_is_told_to_end_gives_its_build_back(client, start_worker) -> None:
     pk = scheduled(BUILD, DROP)
     with held(*OLD_SNAPSHOT):

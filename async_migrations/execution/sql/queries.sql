@@ -54,6 +54,10 @@ UPDATE async_migrations_asyncmigrationcheckpoint
 SET begun = %(begun)s, updated_at = now()
 WHERE name = %(name)s AND token = %(token)s
 
+-- begun --
+-- The statement that an attempt had under way and nobody has marked as done.
+SELECT begun FROM async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s AND migration_id = %(migration_id)s
+
 -- created_index --
 -- The index of this name beside its table: an index lives in the schema of its table.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, i.indrelid = t.oid AS on_table,
