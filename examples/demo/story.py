@@ -196,7 +196,7 @@ def _summary(alone: Window, played: list[Played], windows: list[Window], screen:
 
 
 def _cells(window: Window) -> tuple[str, ...]:
-    served = f"{len(window.all):,} of {window.wanted:,}"
+    served = f"{len(window.all):,} of {max(window.wanted, len(window.all)):,}"
     return served, milliseconds(window.p50), milliseconds(window.p99), milliseconds(window.longest)
 
 
