@@ -27,6 +27,16 @@ from ..errors import ExecutionError
 # psycopg 3's own parameters, which Django adds when that driver is installed beside this one.
 _FOREIGN_PARAMETERS = ("context", "cursor_factory", "prepare_threshold", "pool", "server_side_binding", "assume_role")
 
+# A server that falls silent, or a network, is noticed within a minute and not after the quarter of an hour that the
+# kernel takes by itself. Seconds, but for the last one: milliseconds. Django's OPTIONS win.
+_NETWORK = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
 # What would end a statement that is meant to take its time, whatever the role, the database or Django's OPTIONS say.
 # Each with the first version of PostgreSQL that has it.
 _SETTINGS = {
@@ -240,7 +250,7 @@ def _parameters(alias: str) -> tuple[dict[str, Any], str | None]:
             message=f"The target {alias!r} is {wrapper.display_name}; migrations are carried out on PostgreSQL.",
             hint="Point the alias at a PostgreSQL database.",
         )
-    parameters = dict(wrapper.get_connection_params())
+    parameters = {**_NETWORK, **wrapper.get_connection_params()}
     role = wrapper.settings_dict["OPTIONS"].get("assume_role")
     for name in _FOREIGN_PARAMETERS:
         parameters.pop(name, None)
