@@ -6,6 +6,7 @@ import pytest
 
 from async_migrations import lifecycle, tasks
 from async_migrations.execution import steps
+from async_migrations.execution.session import Session
 from async_migrations.lifecycle import Origin
 from async_migrations.states import Status
 from tests.db.conftest import index_is_valid, kinds, query
@@ -15,16 +16,17 @@ pytestmark = pytest.mark.usefixtures("control", "book")
 BUILD = "CREATE INDEX CONCURRENTLY book_title_idx ON book (title)"
 
 
-@pytest.fixture
-def cancelled_behind_the_build(monkeypatch: pytest.MonkeyPatch, settings) -> None:
+@pytest.fixture(params=["_check_index", "_mark_done"])
+def cancelled_behind_the_build(request, monkeypatch: pytest.MonkeyPatch, settings) -> None:
     """Let a cancel be asked for when the build has returned, and hit what comes next on its connection."""
     settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.05
 
-    def hit(session, index) -> None:
+    def hit(*given) -> None:
+        (session,) = (one for one in given if isinstance(one, Session))
         lifecycle.cancel(lifecycle.rows().get().pk, Origin("test"))
         session.execute("SELECT pg_sleep(30)")
 
-    monkeypatch.setattr(steps, "_check_index", hit)
+    monkeypatch.setattr(steps, request.param, hit)
 
 
 @pytest.mark.usefixtures("cancelled_behind_the_build")
