@@ -54,6 +54,12 @@ class AsyncMigrationStatus(models.Model):
         default=list, blank=True, encoder=DjangoJSONEncoder, help_text="Sessions that queue behind the statement."
     )
 
+    throttled = models.JSONField(
+        null=True, blank=True, encoder=DjangoJSONEncoder, help_text="Why it waits now: reason, value, limit, since."
+    )
+    tuning = models.JSONField(default=dict, blank=True, help_text="What was set live; wins over the options.")
+    quarantined = models.PositiveIntegerField(default=0, help_text="Rows that a backfill has set aside.")
+
     attempt = models.PositiveIntegerField(default=0)
     priority = models.SmallIntegerField(default=0, help_text="The highest goes first among those in line.")
     max_attempts = models.PositiveIntegerField(default=5)
@@ -186,3 +192,57 @@ class AsyncMigrationCheckpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {len(self.done)} statements done"
+
+
+class AsyncMigrationLane(models.Model):
+    """One range of the keys that a backfill walks, and how far it is there, in the target database.
+
+    Cursor and counters commit together with the rows that they count; only the holder of `token` can commit. A lane has
+    a lease of its own, on the target's clock: any worker may carry it out. Keys are lists of the columns' texts.
+    """
+
+    name = models.CharField(max_length=255)
+    number = models.PositiveSmallIntegerField(help_text="From 0.")
+    migration_id = models.BigIntegerField(help_text="The row that it belongs to.")
+    digest = models.CharField(max_length=64, help_text="Of what is done in it, the direction included.")
+    first = models.JSONField(null=True, help_text="The key before the first one; null: the table's beginning.")
+    last = models.JSONField(help_text="The last key.")
+    cursor = models.JSONField(null=True, help_text="The last key that is done; null: none is.")
+    deferred = models.JSONField(default=list, help_text="Ranges whose rows others had locked, as {after, upto}.")
+    rows_done = models.BigIntegerField(default=0)
+    batches = models.BigIntegerField(default=0)
+    batch_size = models.PositiveIntegerField(null=True, help_text="Of the last batch, rows.")
+    finished = models.BooleanField(default=False)
+    token = models.UUIDField(null=True, help_text="Who may write.")
+    worker = models.CharField(max_length=255, default="")
+    lease_expires_at = models.DateTimeField(null=True)
+    updated_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "async migration lane"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["name", "number"], name="async_migration_lane_number"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}, lane {self.number}: {self.rows_done} rows done"
+
+
+class AsyncMigrationBadRow(models.Model):
+    """A row that a backfill could not change and has set aside, in the target database."""
+
+    name = models.CharField(max_length=255)
+    migration_id = models.BigIntegerField(help_text="The row that it belongs to.")
+    key = models.JSONField(help_text="Text of each key column, in order.")
+    error = models.JSONField(encoder=DjangoJSONEncoder, help_text="In the shape of `meta.error`.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+
+    class Meta:
+        verbose_name = "async migration bad row"
+        ordering: ClassVar = ["id"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["name", "key"], name="async_migration_bad_row_key"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.key}"

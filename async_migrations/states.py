@@ -34,12 +34,14 @@ class Kind(TextChoices):
     """What kind of work a migration is."""
 
     SQL = "sql", "SQL migration"
+    BACKFILL = "backfill", "Backfill"
 
 
 class StopRequest(TextChoices):
     """What the holder of the lease has been asked to do instead of going on."""
 
     CANCEL = "cancel", "Cancel"
+    PAUSE = "pause", "Pause"
 
 
 #: A poller may stop here: nothing changes any more unless somebody asks.
@@ -94,6 +96,19 @@ RELEASE = _edge(
     {Status.STARTED},
     "given back: the worker shuts down, or a retryable error with a back-off",
 )
+RETRY = _edge(
+    "retry",
+    {Status.FINISHED},
+    {Status.STARTED},
+    "someone asked for the rows that a backfill has set aside to be tried again; direction forwards",
+)
+PAUSE = _edge(
+    "pause",
+    {Status.STARTED, Status.IN_PROGRESS},
+    {Status.PAUSED},
+    "someone asked; what has begun stops at its next checkpoint and goes on from there",
+)
+RESUME = _edge("resume", {Status.PAUSED}, {Status.STARTED}, "someone asked; the direction stays as it was")
 CANCEL = _edge(
     "cancel",
     {Status.SCHEDULED, Status.STARTED, Status.PAUSED, Status.ERROR, Status.IN_PROGRESS},
@@ -114,10 +129,24 @@ REAP = _edge(
     "the lease ran out: the worker is gone; the next one adopts what is still running",
 )
 
-TRANSITIONS = (SCHEDULE, RUN, ROLLBACK, WITHDRAW, CLAIM, RELEASE, CANCEL, SUCCEED, FAIL, REAP)
+TRANSITIONS = (
+    SCHEDULE,
+    RUN,
+    RETRY,
+    ROLLBACK,
+    WITHDRAW,
+    CLAIM,
+    RELEASE,
+    PAUSE,
+    RESUME,
+    CANCEL,
+    SUCCEED,
+    FAIL,
+    REAP,
+)
 
 #: The moves that a person may ask for, by the names of the API's doors.
-VERBS = (RUN, CANCEL, ROLLBACK)
+VERBS = (RUN, PAUSE, RESUME, CANCEL, ROLLBACK)
 
 
 def verbs_from(status: str) -> tuple[str, ...]:
