@@ -30,7 +30,13 @@ WHERE l.locktype = 'advisory' AND l.granted
   AND l.objsubid = 1
 
 -- take_checkpoint --
--- From here on only the attempt with this token can mark anything as done.
+-- From here on only the attempt with this token can mark anything as done. A lane that the attempt before was at work in
+-- is free: it held the advisory lock that is ours now, so it is over.
+WITH freed AS (
+    UPDATE async_migrations_asyncmigrationlane SET token = NULL, lease_expires_at = NULL
+    WHERE name = %(name)s
+      AND token = (SELECT token FROM async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s)
+)
 INSERT INTO async_migrations_asyncmigrationcheckpoint AS c (name, migration_id, token, direction, done, begun)
 VALUES (%(name)s, %(migration_id)s, %(token)s, %(direction)s, '[]', '')
 ON CONFLICT (name) DO UPDATE SET

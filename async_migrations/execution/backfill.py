@@ -1,0 +1,218 @@
+"""The loop of a backfill: choose a batch by its keys, change it, and checkpoint, all in one transaction.
+
+`carry_out` is what the holder of the migration's lease does: it cuts the table into lanes, works in whatever lane is
+free, and sees to the end. `help_out` is what any other worker does: it works in lanes that are free, and writes nothing
+else. Nobody waits for somebody in particular: a lane whose worker died is free when its lease is over.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from .. import lifecycle
+from ..errors import ExecutionError, LeaseLost
+from .attempt import Attempt, Interrupted
+from .definition import Definition, definition_of
+from .heartbeat import Progress, Stop
+from .keyset import Keyset, keyset
+from .lanes import Lanes, lane_application_name
+from .orders import Follower, Holder, Orders
+from .session import Session
+from .walk import Walk, changer
+
+# Seconds between two looks at lanes that others carry out, and between two messages for lanes that nobody does.
+_LOOK_SECONDS = 0.2
+_NUDGE_SECONDS = 5.0
+
+# How often the rows that the application wrote meanwhile are taken along before it is said that they keep coming.
+_SWEEPS = 10
+
+Nudge = Callable[[int], None]
+
+
+def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
+    """Carry the whole backfill out, and see that its effect is there.
+
+    nudge: asks so many other workers to help. Raises ExecutionError, LeaseLost, Interrupted, Postponed.
+    """
+    definition = definition_of(attempt.migration)
+    lanes = Lanes(session, attempt.migration)
+    if definition is None:  # Nothing is undone on the way back, and the way forward begins anew.
+        return lanes.drop()
+    attempt.current = 1
+    attempt.heartbeat.watch(session.backend)
+    walked = keyset(session, definition.table, definition.key)
+    try:
+        _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
+    except (Interrupted, ExecutionError) as exc:
+        if attempt.heartbeat.stop in (Stop.CANCEL, Stop.PAUSE) or (
+            isinstance(exc, ExecutionError) and not exc.retryable
+        ):
+            lanes.shut()  # What helps must have come to its end before the row says so.
+        raise
+
+
+def help_out(pk: int, worker: str) -> None:
+    """Work in the lanes of a backfill that nobody is at work in. Raises ExecutionError."""
+    migration = lifecycle.get(pk)
+    orders = Follower(migration, worker)
+    definition = definition_of(migration)
+    if definition is None or orders.stopped:
+        return
+    with Session(migration.database, lane_application_name(pk)) as session:
+        lanes = Lanes(session, migration)
+        walked = keyset(session, definition.table, definition.key)
+        try:
+            while _work(orders, session, definition, walked, lanes):
+                pass
+        except (Interrupted, LeaseLost):
+            return
+
+
+def _work(orders: Orders, session: Session, definition: Definition, walked: Keyset, lanes: Lanes) -> bool:
+    """Work in one free lane to its end; False when there is none."""
+    lane = lanes.take(orders.token, orders.worker)
+    if lane is None:
+        return False
+    try:
+        Walk(orders, session, definition, walked, lanes, lane).carry_out()
+    except ExecutionError as error:
+        if error.code != "connection_lost":
+            lanes.leave(lane)
+        raise
+    except BaseException:
+        lanes.leave(lane)
+        raise
+    return True
+
+
+class _Backfill:
+    """What the holder of the lease does."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        session: Session,
+        definition: Definition,
+        walked: Keyset,
+        lanes: Lanes,
+        nudge: Nudge,
+    ) -> None:
+        self._attempt, self._session, self._definition = attempt, session, definition
+        self._keyset, self._lanes, self._nudge = walked, lanes, nudge
+        self._options = attempt.migration.options
+        self._orders = Holder(attempt)
+        self._total: int | None = None
+
+    def carry_out(self) -> None:
+        heartbeat = self._attempt.heartbeat
+        heartbeat.phase = "looking how many rows there are"
+        fresh = self._lanes.prepare(self._definition, self._keyset, int(self._options.get("lanes", 1)))
+        self._total = self._estimate()
+        heartbeat.report = self._report
+        if not fresh:
+            self._tell_resumed()
+            self._try_again()
+        self._walk()
+        self._verify()
+        if self._options.get("analyze"):
+            heartbeat.phase = "analyzing the table"
+            self._session.execute(f"ANALYZE {self._keyset.relation}")
+        self._end()
+
+    def _estimate(self) -> int:
+        where, done = self._definition.where, self._lanes.state().rows_done
+        count = self._keyset.count if self._options.get("count") == "exact" else self._keyset.estimate
+        return count(where) + (done if where else 0)
+
+    def _report(self, session: Session) -> Progress:
+        """Return what the row is to say. From the heartbeat's thread, on its session."""
+        state = Lanes(session, self._attempt.migration).state()
+        return Progress(state.rows_done, max(self._total or 0, state.rows_done), state.bad_rows)
+
+    def _tell_resumed(self) -> None:
+        state = self._lanes.state()
+        if state.rows_done:
+            lifecycle.note(self._attempt.lease, "resumed", rows_done=state.rows_done, lanes_left=state.unfinished)
+
+    def _walk(self) -> None:
+        """Work in every lane that is free until none is left unfinished."""
+        self._attempt.heartbeat.phase = "changing rows"
+        nudged = 0.0
+        while (state := self._lanes.state()).unfinished:
+            if state.free > 1 and time.monotonic() - nudged > _NUDGE_SECONDS:
+                self._nudge(state.free - 1)
+                nudged = time.monotonic()
+            if not _work(self._orders, self._session, self._definition, self._keyset, self._lanes):
+                self._attempt.heartbeat.phase = f"other workers carry out the last {state.unfinished} lanes"
+                self._orders.pause(_LOOK_SECONDS)
+
+    def _try_again(self) -> None:
+        """Try each row again that an earlier attempt has set aside."""
+        after, tried, done = 0, 0, 0
+        change = changer(self._orders, self._session, self._definition, self._keyset)
+        whose = {"name": self._attempt.migration.name, "migration_id": self._attempt.migration.pk}
+        while page := self._session.all("bad_rows", **whose, after=after):
+            for row in page:
+                self._attempt.go_on()
+                after, tried = row["id"], tried + 1
+                try:
+                    with change.transaction():
+                        rows = change.change(self._keyset.at(row["key"]))
+                        change.write("bad_row_done", id=row["id"])
+                        change.write("count_rows", name=whose["name"], rows=rows)
+                        if not change.write("hold_checkpoint", name=whose["name"], token=self._orders.token):
+                            raise LeaseLost
+                    done += 1
+                except ExecutionError as error:
+                    if error.retryable:
+                        raise
+                    self._session.change("set_aside", **whose, key=row["key"], error=error.as_meta())
+        if tried:
+            lifecycle.note(self._attempt.lease, "bad_rows_tried_again", tried=tried, done=done)
+
+    def _verify(self) -> None:
+        """See that no row up to the last key of the start is left to be changed, apart from those set aside.
+
+        Raises ExecutionError `rows_keep_coming`.
+        """
+        where, how = self._definition.where, self._options.get("verify", "take")
+        last = self._lanes.last()
+        if not where or how == "off" or last is None:
+            return
+        spared = (
+            "SELECT key FROM async_migrations_asyncmigrationbadrow "  # noqa: S608
+            f"WHERE name = {self._session.literal(self._attempt.migration.name)}"
+        )
+        for _ in range(_SWEEPS):
+            self._attempt.heartbeat.phase = "looking whether rows are left"
+            key = self._keyset.any(self._keyset.between(None, last), where, spared)
+            if key is None:
+                return
+            if how == "report":
+                lifecycle.note(self._attempt.lease, "rows_left", sample=key)
+                return
+            lifecycle.note(self._attempt.lease, "rows_taken_along", sample=key)
+            self._lanes.add_sweep(self._definition)
+            self._walk()
+        raise ExecutionError(
+            code="rows_keep_coming",
+            message=f"After {_SWEEPS} more walks there still are rows that meet {where!r}, e.g. with key {key}.",
+            hint="Something goes on writing such rows: deploy the code that writes them right, then run again; or say "
+            'verify="report" if they may stay.',
+        )
+
+    def _end(self) -> None:
+        """Raise ExecutionError `bad_rows` if more rows were set aside than are allowed."""
+        state = self._lanes.state()
+        counts = {"progress_done": state.rows_done, "progress_total": state.rows_done, "quarantined": state.bad_rows}
+        lifecycle.renew(self._attempt.lease, progress_unit="rows", **counts)
+        allowed = int(self._options.get("max_bad_rows", 0))
+        if state.bad_rows > allowed:
+            raise ExecutionError(
+                code="bad_rows",
+                message=f"{state.rows_done} rows were changed, {state.bad_rows} could not be and were set aside; "
+                f"max_bad_rows allows {allowed}.",
+                hint="Look at them (GET .../quarantine), correct them, and run again: just those are tried then.",
+            )

@@ -1,0 +1,209 @@
+"""Walking a table by a unique key: from the first row to the last, in constant memory, whatever its size.
+
+Keys travel as texts, each cast back to its column's type, so that integers, UUIDs, texts and times are all one. A
+B-tree finds the next key from the last one directly: no OFFSET over what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Protocol
+
+from ..errors import ExecutionError, InvalidDefinition
+from .definition import PROCESS, Condition, trial
+
+#: A key as it is stored: the text of each column.
+Key = list[str]
+
+# Rows that are looked at to cut a table into ranges of about equal size: with 10,000 of them the ranges differ by a
+# hundredth or two.
+_SAMPLE = 10_000
+
+
+class Asks(Protocol):
+    """Whoever can ask a target: a session, or Django's connection within `migrate`."""
+
+    def all(self, query: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of a named query."""
+
+    def select(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of a query that was made for one table."""
+
+    def literal(self, value: str) -> str:
+        """Return a text as an SQL literal."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a key: its quoted name, and its type as SQL."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True)
+class Keyset:
+    """A table and the unique key that its rows are walked by."""
+
+    asks: Asks
+    relation: str
+    name: str
+    columns: tuple[Column, ...]
+    rows: int
+
+    def between(self, after: Key | None, upto: Key | None) -> Condition:
+        """Return the condition for the rows behind `after` up to `upto`; None: from the beginning, to the end."""
+        return Condition(self._names, self.name, self._literals(after), self._literals(upto))
+
+    def at(self, key: Key) -> Condition:
+        """Return the condition for the one row of this key."""
+        return Condition(self._names, self.name, (), self._literals(key), exactly=True)
+
+    def said(self, key: Key) -> str:
+        """Return a key in words, e.g. "id = 5"."""
+        return ", ".join(f"{name} = {text}" for name, text in zip(self._names, key, strict=True)).replace('"', "")
+
+    def step(self, condition: Condition, size: int, where: str = "") -> Key | None:
+        """Return the key of the `size`-th row that meets the condition, None when there are fewer."""
+        found = self._keys(condition, where, f"OFFSET {size - 1} LIMIT 1")
+        return found[0] if found else None
+
+    def keys(self, condition: Condition, limit: int) -> list[Key]:
+        """Return the first keys that meet the condition, in order."""
+        return self._keys(condition, "", f"LIMIT {limit}")
+
+    def last(self) -> Key | None:
+        """Return the last key of the table, None when it is empty."""
+        order = ", ".join(f"{column.name} DESC" for column in self.columns)
+        found = self.asks.select(f"SELECT {self._texts()} FROM {self.relation} ORDER BY {order} LIMIT 1")  # noqa: S608
+        return self._key(found[0]) if found else None
+
+    def cuts(self, lanes: int) -> list[Key]:
+        """Return the keys at which the table falls into so many ranges of about equal size, from a sample."""
+        percent = 100.0 if self.rows <= _SAMPLE * 10 else 100.0 * _SAMPLE / self.rows
+        found = self.asks.select(
+            f"SELECT {self._texts()} FROM {self.relation} TABLESAMPLE SYSTEM ({percent:.6f}) "  # noqa: S608
+            f"ORDER BY {self._order()}"
+        )
+        places = (len(found) * number // lanes for number in range(1, lanes))
+        keys = [self._key(found[place]) for place in places] if found else []
+        return [key for key, _ in groupby(keys)]
+
+    def estimate(self, where: str) -> int:
+        """Return how many rows meet a condition, as the planner has it."""
+        plan = self._plan(f"SELECT FROM {self.relation}" + (f" WHERE ({where}\n)" if where else ""))
+        return int(plan["Plan Rows"])
+
+    def count(self, where: str) -> int:
+        """Return how many rows meet a condition: all of them are read."""
+        filtered = f" WHERE ({where}\n)" if where else ""
+        return int(self.asks.select(f"SELECT count(*) AS rows FROM {self.relation}{filtered}")[0]["rows"])  # noqa: S608
+
+    def cost(self, condition: Condition, size: int, where: str = "") -> float:
+        """Return what the planner says that a step costs."""
+        return float(self._plan(self._step(condition, where, f"LIMIT {size}"))["Total Cost"])
+
+    def any(self, condition: Condition, where: str, spared: str) -> Key | None:
+        """Return a key whose row meets both, apart from those in the subquery `spared`; None: there is none."""
+        keys = ", ".join(f"{self.name}.{column.name}::text" for column in self.columns)
+        extra = f" AND jsonb_build_array({keys}) NOT IN ({spared})"
+        found = self.asks.select(
+            f"SELECT {self._texts()} FROM {self.relation} WHERE ({where}\n) AND {condition.sql()}{extra} LIMIT 1"  # noqa: S608
+        )
+        return self._key(found[0]) if found else None
+
+    def _keys(self, condition: Condition, where: str, limit: str) -> list[Key]:
+        return [self._key(row) for row in self.asks.select(self._step(condition, where, limit))]
+
+    def _step(self, condition: Condition, where: str, limit: str) -> str:
+        meant = f"({where}\n) AND " if where else ""
+        return (
+            f"SELECT {self._texts()} FROM {self.relation} WHERE {meant}{condition.sql()} "  # noqa: S608
+            f"ORDER BY {self._order()} {limit}"
+        )
+
+    def _plan(self, sql: str) -> dict[str, Any]:
+        plan: dict[str, Any] = self.asks.select(f"EXPLAIN (FORMAT JSON) {sql}")[0]["QUERY PLAN"][0]["Plan"]
+        return plan
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    def _texts(self) -> str:
+        return ", ".join(f"{column.name}::text AS k{number}" for number, column in enumerate(self.columns))
+
+    def _order(self) -> str:
+        # Qualified: by the bare name the texts of the select list would be sorted, and 10 comes before 9 there.
+        return ", ".join(f"{self.name}.{column.name}" for column in self.columns)
+
+    def _key(self, row: dict[str, Any]) -> Key:
+        return [row[f"k{number}"] for number in range(len(self.columns))]
+
+    def _literals(self, key: Key | None) -> tuple[str, ...]:
+        if key is None:
+            return ()
+        return tuple(
+            f"{self.asks.literal(text)}::{column.type}" for text, column in zip(key, self.columns, strict=True)
+        )
+
+
+def keyset(asks: Asks, table: str, wanted: Sequence[str] = ()) -> Keyset:
+    """Return how the rows of a table are walked: by the columns wanted, else by the primary key.
+
+    Raises ExecutionError: `undefined_table`, or `no_key` when no unique B-tree index fits.
+    """
+    found = asks.all("relation", table=table)
+    if not found:
+        raise ExecutionError(
+            code="undefined_table",
+            message=f"There is no table {table} in this database.",
+            hint="Was it dropped or renamed, or is the migration that creates it not applied here? Then run again.",
+        )
+    relation = found[0]
+    rows = asks.all("key_columns", table=table)
+    indexes = [list(group) for _, group in groupby(rows, key=lambda row: row["index"])]
+    chosen = next((index for index in indexes if _fits(index, wanted)), None)
+    if chosen is None:
+        raise _no_key(table, wanted, indexes)
+    columns = tuple(Column(_quoted(row["name"]), row["type"]) for row in chosen)
+    return Keyset(asks, relation["relation"], _quoted(relation["name"]), columns, relation["rows"])
+
+
+def check(asks: Asks, options: Mapping[str, Any], text: str) -> None:
+    """Refuse what cannot be carried out on the table as it is; pass where there is no such table yet.
+
+    Raises InvalidDefinition: a column that is not there, no key to walk by, SQL that PostgreSQL cannot read.
+    """
+    if not asks.all("relation", table=options["table"]):
+        return
+    try:
+        keyset(asks, options["table"], options.get("key", ()))
+        if not text.startswith(PROCESS):
+            asks.select(f"EXPLAIN {trial(text)}")
+        if where := options.get("where"):
+            asks.select(f"EXPLAIN SELECT FROM {options['table']} WHERE ({where}\n)")
+    except ExecutionError as error:
+        raise InvalidDefinition(" ".join(filter(None, (error.message, error.hint)))) from error
+
+
+def _fits(index: list[dict[str, Any]], wanted: Sequence[str]) -> bool:
+    return [row["name"] for row in index] == list(wanted) if wanted else bool(index[0]["primary"])
+
+
+def _no_key(table: str, wanted: Sequence[str], indexes: list[list[dict[str, Any]]]) -> ExecutionError:
+    usable = "; ".join(", ".join(row["name"] for row in index) for index in indexes)
+    what = f"no unique B-tree index on ({', '.join(wanted)})" if wanted else "no primary key"
+    return ExecutionError(
+        code="no_key",
+        message=f"The table {table} has {what} to walk its rows by.",
+        hint=f"Say key= in the migration file with one of these: {usable}."
+        if usable
+        else "Give it a unique index, ascending and complete, on columns that are NOT NULL; then run again.",
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
