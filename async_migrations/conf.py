@@ -31,10 +31,36 @@ def _count(value: Any) -> int:
     return number
 
 
+def _share(value: Any) -> float:
+    number = float(value)
+    if not 0 < number <= 1:
+        raise ValueError
+    return number
+
+
 def _text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
+
+
+def _limit(value: Any) -> float | None:
+    """Read a threshold. Off is None, or `off` in an environment variable; a bool is neither on nor a number here."""
+    if value is None or value == "off":
+        return None
+    if isinstance(value, bool):
+        raise ValueError
+    return _seconds(value)
+
+
+def _limit_or_auto(value: Any) -> float | str | None:
+    return "auto" if value == "auto" else _limit(value)
+
+
+def _paths(value: Any) -> tuple[str, ...]:
+    """Read dotted paths: a list of them, or one text with commas between them."""
+    paths = [path.strip() for path in value.split(",")] if isinstance(value, str) else value
+    return tuple(_text(path) for path in paths)
 
 
 class Setting(Generic[T]):
@@ -72,6 +98,25 @@ class Conf:
     lock_retry_seconds = Setting(600.0, _seconds, "how long such a statement tries again for its lock.")
     max_running_per_database = Setting(1, _count, "migrations carried out at once on one database.")
     shutdown_grace_seconds = Setting(25.0, _seconds, "seconds that a running statement is given when a worker stops.")
+
+    batch_size = Setting(10_000, _count, "rows of the largest batch of a backfill.")
+    target_batch_seconds = Setting(0.5, _seconds, "seconds that a batch is to take.")
+    duty_cycle = Setting(0.85, _share, "share of the time that a backfill is at work, the rest is the application's.")
+    # A backfill waits while the database is over one of these; what each counts stands in `execution/throttle.py`.
+    throttle_replica_lag_seconds = Setting[float | None](10.0, _limit, "seconds that a standby may be behind, or off.")
+    throttle_lock_waiters = Setting[float | None](
+        2, _limit, "sessions that may wait for locks of the table or its rows, or off."
+    )
+    throttle_active_sessions = Setting[float | str | None](
+        "auto", _limit_or_auto, "active sessions of the server, ours aside; auto: 2 x max_parallel_workers, or off."
+    )
+    throttle_wal_archive_queue = Setting[float | None](50, _limit, "WAL files that may wait to be archived, or off.")
+    throttle_wraparound_vacuum = Setting[float | None](
+        0, _limit, "vacuums against wraparound that may work on the table, or off."
+    )
+    throttle_callables = Setting[tuple[str, ...]](
+        (), _paths, "dotted paths of functions: alias -> reason to wait, or None."
+    )
 
     @staticmethod
     def settings() -> Iterator[Setting[Any]]:

@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 import uuid
 from typing import Any, Protocol
 
+from django.db import DatabaseError, InterfaceError, connections
+
 from .. import lifecycle
 from ..conf import conf
+from ..errors import ExecutionError
 from ..models import AsyncMigrationStatus
-from ..states import Status
+from ..states import Status, StopRequest
 from .attempt import Attempt, Interrupted
 from .heartbeat import shutdown
+from .lanes import Lanes, lane_application_name
 from .pace import Wishes
+from .session import Backend, Session
+
+logger = logging.getLogger("async_migrations")
+
+# Seconds between two looks whether a pause is to be cut short.
+_LOOK_SECONDS = 0.2
 
 
 class Orders(Protocol):
     """What a walk asks and tells while it goes on.
 
-    token: what its lanes are held by.
+    token: what its lanes are held by. tuning: what was set live.
     """
 
     migration: AsyncMigrationStatus
@@ -26,12 +38,11 @@ class Orders(Protocol):
     worker: str
 
     @property
-    def stopped(self) -> bool:
-        """Whether there is a reason not to go on."""
+    def tuning(self) -> dict[str, Any]: ...
 
     @property
-    def tuning(self) -> dict[str, Any]:
-        """What was set live."""
+    def stopped(self) -> bool:
+        """Whether there is a reason not to go on."""
 
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until a reason to stop turns up, which is raised as Interrupted."""
@@ -71,33 +82,36 @@ class Holder:
 
 
 class Follower:
-    """The orders of a worker that helps: it looks at the row, once a second."""
+    """The orders of a worker that helps, while the `with` block runs.
 
-    def __init__(self, migration: AsyncMigrationStatus, worker: str) -> None:
+    A thread looks at the row once a second, and keeps the lanes.
+    """
+
+    def __init__(self, migration: AsyncMigrationStatus, worker: str, backend: Backend) -> None:
         self.migration, self.worker = migration, worker
         self.token = str(uuid.uuid4())
-        self._row = migration
-        self._looked_at = time.monotonic()
+        self.tuning: dict[str, Any] = migration.tuning
+        self._backend = backend
+        self._told_to_stop = not self._underway(migration)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lanes-{migration.pk}", daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._ended.set()
+        self._thread.join()
 
     @property
     def stopped(self) -> bool:
-        if time.monotonic() - self._looked_at >= conf.heartbeat_seconds:
-            self._row = lifecycle.get(self.migration.pk)
-            self._looked_at = time.monotonic()
-        row = self._row
-        # While the holder's own worker is being replaced, the row is STARTED; the lanes are as good as before.
-        underway = row.status in {Status.STARTED, Status.IN_PROGRESS} and not row.stop_requested
-        same = row.direction == self.migration.direction and row.sql_digest == self.migration.sql_digest
-        return shutdown.is_set() or not (underway and same)
-
-    @property
-    def tuning(self) -> dict[str, Any]:
-        return dict(self._row.tuning)
+        return self._told_to_stop or shutdown.is_set()
 
     def pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self.stopped and (left := deadline - time.monotonic()) > 0:
-            shutdown.wait(min(left, conf.heartbeat_seconds))
+            shutdown.wait(min(left, _LOOK_SECONDS))
         if self.stopped:
             raise Interrupted
 
@@ -106,6 +120,34 @@ class Follower:
 
     def tell(self, kind: str, **detail: Any) -> None:
         lifecycle.remark(self.migration.pk, kind, lifecycle.Origin(self.worker), **detail)
+
+    def _underway(self, row: AsyncMigrationStatus) -> bool:
+        # While the holder's own worker is being replaced, the row is STARTED; the lanes are as good as before.
+        going = row.status in {Status.STARTED, Status.IN_PROGRESS} and not row.stop_requested
+        return going and (row.direction, row.sql_digest) == (self.migration.direction, self.migration.sql_digest)
+
+    def _run(self) -> None:
+        name = f"{lane_application_name(self.migration.pk)}/heartbeat"
+        try:
+            while not self._ended.wait(conf.heartbeat_seconds):
+                try:
+                    self._look(name)
+                except (ExecutionError, DatabaseError, InterfaceError):  # The leases hold until their time is up.
+                    logger.warning("helper could not look", extra={"migration_id": self.migration.pk}, exc_info=True)
+                    connections.close_all()
+        finally:
+            connections.close_all()
+
+    def _look(self, name: str) -> None:
+        row = lifecycle.get(self.migration.pk)
+        self.tuning = row.tuning
+        with Session(self.migration.database, name) as session:
+            if self._underway(row):
+                Lanes(session, self.migration).keep(self.token)
+                return
+            self._told_to_stop = True
+            if row.stop_requested != StopRequest.PAUSE:
+                session.one("cancel_backend", **self._backend._asdict())
 
 
 def wishes(orders: Orders) -> Wishes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,11 +13,11 @@ from .attempt import Interrupted, Postponed
 from .changing import Changer, ProcessChanger, SqlChanger
 from .definition import Condition, Definition
 from .keyset import Key, Keyset
-from .lanes import Lane, Lanes
+from .lanes import Lane
 from .orders import Orders, wishes
 from .pace import Pace
 from .session import Session
-from .throttle import Throttle
+from .throttle import Throttle, Throttling
 from .window import Window
 
 # How long a batch waits for a row that somebody else has locked. Its own rows stay locked for as long, so it is short.
@@ -30,6 +29,9 @@ _DEFERRED_RANGES = 1000
 
 # Seconds between two looks at rows, or at a table, that others have locked.
 _LOCKED_SECONDS = 0.5
+
+# The longest pause without a look whether it still is wished for, in seconds.
+_PAUSE_SECONDS = 0.5
 
 # Seconds between two looks at the health of the database.
 _THROTTLE_SECONDS = 1.0
@@ -64,11 +66,9 @@ def changer(orders: Orders, session: Session, definition: Definition, keyset: Ke
 class Walk:
     """Carries one lane out. It holds the lane; every batch sees to it that it still does as it commits."""
 
-    def __init__(
-        self, orders: Orders, session: Session, definition: Definition, keyset: Keyset, lanes: Lanes, lane: Lane
-    ) -> None:
+    def __init__(self, orders: Orders, session: Session, definition: Definition, keyset: Keyset, lane: Lane) -> None:
         self._orders, self._session, self._definition = orders, session, definition
-        self._keyset, self._lanes, self._lane = keyset, lanes, lane
+        self._keyset, self._lane = keyset, lane
         self._changer = changer(orders, session, definition, keyset)
         self._pace = Pace(lane.batch_size)
         self._seeking = self._sparse = False
@@ -123,7 +123,7 @@ class Walk:
         pace = wishes(self._orders)
         self._pace.took(batch.size, seconds, pace)
         self._sparse = rows < _SPARSE * batch.size
-        self._rest(self._pace.rest(rows, seconds, pace))
+        self._rest(rows, seconds)
 
     def _change(self, batch: Batch, *, cursor: Key | None, deferred: list[dict[str, Key | None]] | None = None) -> int:
         """Change a batch and checkpoint, in one transaction; return how many rows were changed."""
@@ -215,12 +215,11 @@ class Walk:
         if now - self._locked_since > conf.lock_retry_seconds:
             error.hint = f"Others have held it for {conf.lock_retry_seconds:g} s; find out who, then run again."
             raise error
-        self._rest(_LOCKED_SECONDS)
+        self._orders.pause(_LOCKED_SECONDS)
 
     def _take_up(self) -> None:
         """Try each range once more whose rows others had locked."""
-        before = len(self._lane.deferred)
-        error: ExecutionError | None = None
+        moved, error = False, None
         for entry in list(self._lane.deferred):
             self._stand_by()
             upto = entry["upto"]
@@ -228,17 +227,18 @@ class Walk:
             others = [other for other in self._lane.deferred if other is not entry]
             try:
                 self._change(Batch(entry["after"], upto, _DEFERRED_ROWS), cursor=self._lane.cursor, deferred=others)
+                moved = True
             except ExecutionError as exc:
                 if self._orders.stopped:
                     raise Interrupted from exc
                 if _is_data(exc):
                     self._part(entry, others, exc)
-                    before += 2
+                    moved = True
                 elif exc.code in _LOCKED:
                     error = exc
                 else:
                     raise
-        if len(self._lane.deferred) < before:
+        if moved:
             self._locked_since = None
         elif error is not None:
             self._wait_for_lock(error)
@@ -287,6 +287,12 @@ class Walk:
 
     # --- waiting ---
 
+    def _rest(self, rows: int, seconds: float) -> None:
+        """Leave the database to others after a batch, for as long as is wished, which may change meanwhile."""
+        began = time.monotonic()
+        while (left := began + self._pace.rest(rows, seconds, wishes(self._orders)) - time.monotonic()) > 0:
+            self._orders.pause(min(left, _PAUSE_SECONDS))
+
     def _stand_by(self) -> None:
         """Wait until the database is healthy. Raises Interrupted when told to stop, Postponed out of the window."""
         if self._orders.stopped:
@@ -297,35 +303,33 @@ class Walk:
             self._wait_until_healthy()
 
     def _wait_until_healthy(self) -> None:
-        began, why = time.monotonic(), None
+        while (found := self._health().look()) is not None:
+            self._wait_out(found)
+        self._looked_at = time.monotonic()
+
+    def _wait_out(self, found: Throttling) -> None:
+        """Wait until there is another reason to, or none; say so in the row and, at its end, in an event."""
+        began, reason = time.monotonic(), found.reason
+        why: dict[str, Any] = {"reason": reason, "since": datetime.now(UTC).isoformat()}
+        now: Throttling | None = found
         try:
-            while (found := self._health().look()) is not None:
-                if why is None or found.reason != why["reason"]:
-                    since = datetime.now(UTC).isoformat() if why is None else why["since"]
-                    why = {"reason": found.reason, "value": found.value, "limit": found.limit, "since": since}
-                    self._orders.throttled(why)
-                self._rest(_THROTTLE_SECONDS)
+            while now is not None and now.reason == reason:
+                why |= {"value": now.value, "limit": now.limit}
+                self._orders.throttled(dict(why))
+                self._orders.pause(_THROTTLE_SECONDS)
+                now = self._health().look()
         finally:
-            self._looked_at = time.monotonic()
-            if why is not None:
-                self._orders.throttled(None)
-                with suppress(LeaseLost):
-                    self._orders.tell("throttled", **why, seconds=round(self._looked_at - began, 3))
+            self._orders.throttled(None)
+            self._orders.tell("throttled", **why, seconds=round(time.monotonic() - began, 3))
 
     def _health(self) -> Throttle:
         wanted = self._orders.tuning.get("throttle", self._orders.migration.options.get("throttle", True))
         if self._throttle is None or wanted != self._throttle_wish:
             self._throttle = Throttle(self._session, self._keyset.relation, wanted)
             self._throttle_wish = wanted
+            if self._throttle.unavailable:
+                self._orders.tell("signals_unavailable", signals=list(self._throttle.unavailable))
         return self._throttle
-
-    def _rest(self, seconds: float) -> None:
-        """Pause, and keep the lane meanwhile."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            self._orders.pause(min(left, conf.lease_seconds / 3))
-            if left > conf.lease_seconds / 3 or seconds >= _LOCKED_SECONDS:
-                self._lanes.keep(self._lane)
 
 
 def _is_data(error: ExecutionError) -> bool:
