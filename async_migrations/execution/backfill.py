@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from .. import lifecycle
 from ..errors import ExecutionError, LeaseLost
+from ..states import Status
 from .attempt import Attempt, Interrupted
 from .definition import Definition, definition_of
 from .heartbeat import Progress, Stop
@@ -56,18 +58,17 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
 def help_out(pk: int, worker: str) -> None:
     """Work in the lanes of a backfill that nobody is at work in. Raises ExecutionError."""
     migration = lifecycle.get(pk)
-    orders = Follower(migration, worker)
     definition = definition_of(migration)
-    if definition is None or orders.stopped:
+    if definition is None or migration.status not in {Status.STARTED, Status.IN_PROGRESS}:
         return
-    with Session(migration.database, lane_application_name(pk)) as session:
-        lanes = Lanes(session, migration)
+    with (
+        Session(migration.database, lane_application_name(pk)) as session,
+        Follower(migration, worker, session.backend) as orders,
+        suppress(Interrupted, LeaseLost),
+    ):
         walked = keyset(session, definition.table, definition.key)
-        try:
-            while _work(orders, session, definition, walked, lanes):
-                pass
-        except (Interrupted, LeaseLost):
-            return
+        while _work(orders, session, definition, walked, Lanes(session, migration)):
+            pass
 
 
 def _work(orders: Orders, session: Session, definition: Definition, walked: Keyset, lanes: Lanes) -> bool:
@@ -76,7 +77,7 @@ def _work(orders: Orders, session: Session, definition: Definition, walked: Keys
     if lane is None:
         return False
     try:
-        Walk(orders, session, definition, walked, lanes, lane).carry_out()
+        Walk(orders, session, definition, walked, lane).carry_out()
     except ExecutionError as error:
         if error.code != "connection_lost":
             lanes.leave(lane)
@@ -127,8 +128,10 @@ class _Backfill:
         return count(where) + (done if where else 0)
 
     def _report(self, session: Session) -> Progress:
-        """Return what the row is to say. From the heartbeat's thread, on its session."""
-        state = Lanes(session, self._attempt.migration).state()
+        """Return what the row is to say, and keep the lanes. From the heartbeat's thread, on its session."""
+        lanes = Lanes(session, self._attempt.migration)
+        lanes.keep(self._orders.token)
+        state = lanes.state()
         return Progress(state.rows_done, max(self._total or 0, state.rows_done), state.bad_rows)
 
     def _tell_resumed(self) -> None:
@@ -187,18 +190,18 @@ class _Backfill:
         )
         for _ in range(_SWEEPS):
             self._attempt.heartbeat.phase = "looking whether rows are left"
-            key = self._keyset.any(self._keyset.between(None, last), where, spared)
-            if key is None:
+            rows, key = self._keyset.left(self._keyset.between(None, last), where, spared)
+            if not rows:
                 return
             if how == "report":
-                lifecycle.note(self._attempt.lease, "rows_left", sample=key)
+                lifecycle.note(self._attempt.lease, "rows_left", rows=rows, sample=key)
                 return
-            lifecycle.note(self._attempt.lease, "rows_taken_along", sample=key)
+            lifecycle.note(self._attempt.lease, "rows_taken_along", rows=rows, sample=key)
             self._lanes.add_sweep(self._definition)
             self._walk()
         raise ExecutionError(
             code="rows_keep_coming",
-            message=f"After {_SWEEPS} more walks there still are rows that meet {where!r}, e.g. with key {key}.",
+            message=f"After {_SWEEPS} more walks {rows} rows still meet {where!r}, e.g. with key {key}.",
             hint="Something goes on writing such rows: deploy the code that writes them right, then run again; or say "
             'verify="report" if they may stay.',
         )

@@ -105,14 +105,19 @@ class Keyset:
         """Return what the planner says that a step costs."""
         return float(self._plan(self._step(condition, where, f"LIMIT {size}"))["Total Cost"])
 
-    def any(self, condition: Condition, where: str, spared: str) -> Key | None:
-        """Return a key whose row meets both, apart from those in the subquery `spared`; None: there is none."""
-        keys = ", ".join(f"{self.name}.{column.name}::text" for column in self.columns)
-        extra = f" AND jsonb_build_array({keys}) NOT IN ({spared})"
-        found = self.asks.select(
-            f"SELECT {self._texts()} FROM {self.relation} WHERE ({where}\n) AND {condition.sql()}{extra} LIMIT 1"  # noqa: S608
+    def left(self, condition: Condition, where: str, spared: str) -> tuple[int, Key | None]:
+        """Return how many rows meet both, apart from those in the subquery `spared`, and the key of one of them.
+
+        All are counted: for a plain search of the first, PostgreSQL would not use more than one process.
+        """
+        keys = ", ".join(f"{self.name}.{name}::text" for name in self._names)
+        rest = (
+            f"FROM {self.relation} WHERE ({where}\n) AND {condition.sql()} "
+            f"AND jsonb_build_array({keys}) NOT IN ({spared})"
         )
-        return self._key(found[0]) if found else None
+        count = int(self.asks.select(f"SELECT count(*) AS rows {rest}")[0]["rows"])
+        found = self.asks.select(f"SELECT {self._texts()} {rest} LIMIT 1") if count else []
+        return count, self._key(found[0]) if found else None
 
     def _keys(self, condition: Condition, where: str, limit: str) -> list[Key]:
         return [self._key(row) for row in self.asks.select(self._step(condition, where, limit))]

@@ -1,7 +1,7 @@
 """The ranges of a backfill in the target: who is at work in one, and how far it is there.
 
-A lane has a lease of its own, on the target's clock, that every batch renews as it commits. The token in it is what a
-batch needs to commit; whoever takes the lane over changes it.
+A lane has a lease of its own, on the target's clock, that every batch renews as it commits, and a thread beside it. The
+token in it is what a batch needs to commit; whoever takes the lane over changes it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 from ..conf import conf
-from ..errors import LeaseLost
 from ..models import AsyncMigrationStatus
 from .definition import Definition
 from .keyset import Key, Keyset
@@ -105,10 +104,9 @@ class Lanes:
         )
         return Lane(**found[0], token=token) if found else None
 
-    def keep(self, lane: Lane) -> None:
-        """Renew the lease of a lane while nothing is committed in it. Raises LeaseLost."""
-        if not self._session.change("keep_lane", **self._which(lane), lease=conf.lease_seconds):
-            raise LeaseLost
+    def keep(self, token: str) -> None:
+        """Renew the lease of the lanes that are held by a token: a batch may take longer than one."""
+        self._session.change("keep_lanes", name=self._name, token=token, lease=conf.lease_seconds)
 
     def leave(self, lane: Lane) -> None:
         """Give a lane back, if it still is the holder's."""

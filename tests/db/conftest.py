@@ -18,7 +18,7 @@ from async_migrations.models import AsyncMigrationStatus
 
 HEADER = """
 from django.db import migrations
-from async_migrations.migration_helpers import make_sql_migration
+from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
 
 class Migration(migrations.Migration):
     dependencies = {dependencies!r}

@@ -84,10 +84,10 @@ WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
 -- last one of a lane waits, and with it all before it.
 SET LOCAL synchronous_commit TO DEFAULT
 
--- keep_lane --
+-- keep_lanes --
 UPDATE async_migrations_asyncmigrationlane
 SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
-WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
+WHERE name = %(name)s AND token = %(token)s AND NOT finished
 
 -- leave_lane --
 UPDATE async_migrations_asyncmigrationlane
