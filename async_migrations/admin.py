@@ -1,4 +1,4 @@
-"""The Django admin: what every migration is doing, and three verbs. Rows are never edited by hand."""
+"""The Django admin: what every migration is doing, and the verbs. Rows are never edited by hand."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from django.utils.html import format_html
 from django.utils.text import slugify
 
 from . import states
-from .asking import as_json, ask, blockers, duration, facts, tell
+from .asking import as_json, ask, asked_to, blockers, duration, facts, tell, throttling
 from .conf import conf
 from .errors import TransitionRefused
 from .lifecycle import Origin
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
 from .rest.request_id import current_request_id
-from .states import Status
+from .states import Status, StopRequest
 
 #: Events on the detail page; the rest is a link away.
 EVENTS_SHOWN = 100
 
+_LABELS = {"run": "Run", "pause": "Pause", "resume": "Go on", "cancel": "Cancel", "rollback": "Roll back…"}
 _ERROR_TERMS = {
     "message": "What happened",
     "detail": "Detail",
     "hint": "What to do",
     "statement": "Statement number",
+    "key": "Key of the row",
     "code": "Code",
     "sqlstate": "SQLSTATE",
 }
@@ -57,9 +59,9 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 @admin.register(AsyncMigrationStatus)
 class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
-    """The migrations, with the actions run, cancel and roll back."""
+    """The migrations, with the actions run, pause, resume, cancel and roll back."""
 
-    actions = ("run_selected", "cancel_selected", "rollback_selected")
+    actions = ("run_selected", "pause_selected", "resume_selected", "cancel_selected", "rollback_selected")
     list_display = (
         "short_name",
         "database",
@@ -76,10 +78,11 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
     search_help_text = "Any part of the name"
     date_hierarchy = "created_at"
     fieldsets: ClassVar = (
-        (None, {"fields": ("name", "database", "badge", "progress", "direction", "blocked_by")}),
+        (None, {"fields": ("name", "database", "badge", "progress", "direction", "blocked_by", "throttled_by")}),
         ("SQL", {"fields": ("forwards", "backwards")}),
         ("Who and when", {"fields": ("requested_by", "requested_at", "run_at", "started_at", "finished_at")}),
         ("Attempt", {"fields": ("attempts", "worker", "heartbeat_at", "stop_requested")}),
+        ("Tuning", {"fields": ("priority", "set_live", "quarantined")}),
         (
             "Under the hood",
             {
@@ -131,19 +134,19 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status", ordering="status")
     def badge(self, row: AsyncMigrationStatus) -> str:
-        note = "asked to stop" if row.stop_requested else ""
+        note = f"asked to {asked_to(row)}" if row.stop_requested else ""
         return format_html('<span class="am-badge am-{}">{}</span>{}', slugify(row.status), row.status, _note(note))
 
     @admin.display(description="progress", ordering="progress_percent")
     def progress(self, row: AsyncMigrationStatus) -> str:
         if row.percent is None:
-            return format_html("{}", row.phase or "-")
+            return format_html("{}", throttling(row) or row.phase or "-")
         left = f"about {duration(row.eta_seconds)} left" if row.eta_seconds and not row.terminal else ""
         return format_html(
             '<span class="am-number"><progress class="am-progress" max="100" value="{}"></progress>{} %</span>{}',
             f"{row.percent:.1f}",
             f"{row.percent:.1f}",
-            _note(", ".join(filter(None, (row.phase, left)))),
+            _note(", ".join(filter(None, (throttling(row) or row.phase, left)))),
         )
 
     @admin.display(description="attempt", ordering="attempt")
@@ -153,6 +156,14 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
     @admin.display(description="blocked by")
     def blocked_by(self, row: AsyncMigrationStatus) -> str:
         return "; ".join(blockers(row)) or "-"
+
+    @admin.display(description="throttled by")
+    def throttled_by(self, row: AsyncMigrationStatus) -> str:
+        return throttling(row).removeprefix("throttled by ") or "-"
+
+    @admin.display(description="set live")
+    def set_live(self, row: AsyncMigrationStatus) -> str:
+        return _json(row.tuning)
 
     @admin.display(description="forwards")
     def forwards(self, row: AsyncMigrationStatus) -> str:
@@ -210,16 +221,23 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         }
 
     def _verbs(self, request: HttpRequest, row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:
-        labels = {"run": "Run", "cancel": "Cancel", "rollback": "Roll back…"}
-        for verb in states.verbs_from(row.status):
-            if _may(request, verb) and not (verb == "cancel" and row.stop_requested):
-                yield {"action": f"{verb}_selected", "label": labels[verb], "dangerous": verb == "rollback"}
+        for verb in _offered(row):
+            if _may(request, verb):
+                yield {"action": f"{verb}_selected", "label": _LABELS[verb], "dangerous": verb == "rollback"}
 
     # --- what people do --------------------------------------------------------------------------------------------
 
     @admin.action(permissions=["run"], description="Run the selected migrations")
     def run_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
         return self._ask_each(request, queryset, "run")
+
+    @admin.action(permissions=["run"], description="Pause the selected migrations")
+    def pause_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
+        return self._ask_each(request, queryset, "pause")
+
+    @admin.action(permissions=["run"], description="Go on with the selected migrations")
+    def resume_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
+        return self._ask_each(request, queryset, "resume")
 
     @admin.action(permissions=["cancel"], description="Cancel the selected migrations")
     def cancel_selected(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationStatus]) -> HttpResponse | None:
@@ -300,8 +318,19 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
         return _json(event.detail)
 
 
+def _offered(row: AsyncMigrationStatus) -> tuple[str, ...]:
+    """Return the verbs that a person may want now, in the order of their buttons."""
+    if row.stop_requested == StopRequest.CANCEL:
+        return ()
+    if row.stop_requested == StopRequest.PAUSE:
+        return ("resume", "cancel")
+    retry = ("run",) if row.status in states.RETRY.sources and row.quarantined else ()
+    return retry + states.verbs_from(row.status)
+
+
 def _may(request: HttpRequest, verb: str) -> bool:
-    return request.user.has_perm(f"async_migrations.{verb}_asyncmigrationstatus")
+    permission = "run" if verb in {"pause", "resume"} else verb  # As over HTTP.
+    return request.user.has_perm(f"async_migrations.{permission}_asyncmigrationstatus")
 
 
 def _events_url(pk: object) -> str:

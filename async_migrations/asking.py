@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -11,24 +13,27 @@ from django.core.serializers.json import DjangoJSONEncoder
 from . import lifecycle, tasks
 from .lifecycle import Answer, Origin
 from .models import AsyncMigrationStatus
-from .states import Direction, Status
+from .states import Direction, Status, StopRequest
 
 
 def ask(verb: str, pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
-    """Carry out "run", "cancel" or "rollback" on one migration and nudge a worker.
+    """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
     run_at: aware; with "run": not to begin before. Returns the row as it is after the nudge, which without a broker has
     carried the migration out already. Raises TransitionRefused, and AsyncMigrationStatus.DoesNotExist.
     """
-    if verb == "run":
-        answer = lifecycle.run(pk, origin, run_at=run_at)
-    elif verb == "cancel":
-        answer = lifecycle.cancel(pk, origin)
-    else:
-        answer = lifecycle.rollback(pk, origin)
+    verbs: dict[str, Callable[[int, Origin], Answer]] = {
+        "run": partial(lifecycle.run, run_at=run_at),
+        "pause": lifecycle.pause,
+        "resume": lifecycle.resume,
+        "cancel": lifecycle.cancel,
+        "rollback": lifecycle.rollback,
+    }
+    answer = verbs[verb](pk, origin)
     if answer.migration.status == Status.STARTED:
-        tasks.send_soon(pk)
-        answer = Answer(lifecycle.get(pk), answer.changed)
+        tasks.send_as_read(answer.migration)
+        if not tasks.broker_is_configured():
+            answer = Answer(lifecycle.get(pk), answer.changed)
     return answer
 
 
@@ -41,6 +46,13 @@ def tell(answer: Answer) -> str:
         if answer.changed
         else f"{row.name} on {row.database}: nothing to do, {now}."
     )
+
+
+def tell_tuned(answer: Answer) -> str:
+    """Say in one sentence what is set live now."""
+    row = answer.migration
+    values = [f"{name}={json.dumps(value)}" for name, value in {"priority": row.priority, **row.tuning}.items()]
+    return f"{row.name} on {row.database}: {'tuned' if answer.changed else 'nothing to do'}, {', '.join(values)}."
 
 
 def duration(seconds: float) -> str:
@@ -65,6 +77,20 @@ def progress(row: AsyncMigrationStatus) -> str:
     return ", ".join(filter(None, (percent, row.phase, left)))
 
 
+def throttling(row: AsyncMigrationStatus) -> str:
+    """Say why it waits for a healthier database: "throttled by lock_waiters: 12, limit 5"; empty when it does not."""
+    if not row.throttled:
+        return ""
+    measured = [str(row.throttled["value"])] if row.throttled.get("value") is not None else []
+    measured += [f"limit {row.throttled['limit']}"] if row.throttled.get("limit") is not None else []
+    return ": ".join(filter(None, (f"throttled by {row.throttled['reason']}", ", ".join(measured))))
+
+
+def asked_to(row: AsyncMigrationStatus) -> str:
+    """Say what a stop request wants of the worker: "stop" for good, "pause"; empty when there is none."""
+    return {StopRequest.CANCEL.value: "stop", StopRequest.PAUSE.value: "pause"}.get(row.stop_requested or "", "")
+
+
 def as_json(value: Any) -> str:
     """Return the value as indented JSON, readable in any language."""
     return json.dumps(value, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False)
@@ -80,8 +106,10 @@ def facts(detail: dict[str, Any]) -> str:
 
 def _state(row: AsyncMigrationStatus) -> str:
     backwards = row.direction == Direction.BACKWARDS
-    if row.stop_requested:
+    if row.stop_requested == StopRequest.CANCEL:
         return "asked to stop; the worker cleans up, then it is CANCELLED"
+    if row.stop_requested == StopRequest.PAUSE:
+        return "asked to pause; the worker stops at the next checkpoint, then it is PAUSED"
     if row.status == Status.STARTED:
         when = f", not before {row.run_at.isoformat(timespec='seconds')}" if row.run_at else ""
         return f"in line for a worker{', to be rolled back' if backwards else ''}{when}"

@@ -67,9 +67,9 @@ def _edge(name: str, sources: set[Status], targets: set[Status], reason: str) ->
 
 SCHEDULE = _edge(
     "schedule",
-    {Status.ROLLED_BACK, Status.CANCELLED, Status.ERROR},
+    {Status.ROLLED_BACK, Status.CANCELLED, Status.ERROR, Status.PAUSED},
     {Status.SCHEDULED},
-    "`migrate` applied the file, scheduling is allowed; from ERROR only where going backwards failed",
+    "`migrate` applied the file, scheduling is allowed; from ERROR and PAUSED only where it went backwards",
 )
 RUN = _edge(
     "run",

@@ -7,13 +7,14 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
 from .. import states
 from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationStatus
-from ..states import Direction, Status, StopRequest, Transition
+from ..states import Direction, Kind, Status, StopRequest, Transition
 from .moves import Answer, Origin, fresh, get, move, record, same
 
 # Between the read and the conditional UPDATE somebody else may move the row. A handful of tries is plenty: each failed
@@ -24,17 +25,20 @@ _TRIES = 10
 def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
     """Put a migration in line for a worker, forwards, with its attempts counted from zero.
 
-    run_at: aware; not to begin before. Asking again while it is in line, in progress or FINISHED changes nothing.
-    Raises TransitionRefused where the table of transitions has no such move.
+    run_at: aware; not to begin before. Asking again while it is in line, in progress or FINISHED changes nothing; if
+    rows were set aside, those are tried again. Raises TransitionRefused where the table of transitions has no such
+    move.
     """
-    for row in _until_settled(pk):
+    for row in until_settled(pk):
+        retry = row.status == Status.FINISHED and row.quarantined > 0
         underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED}
-        if underway and row.direction == Direction.FORWARDS:
+        if underway and row.direction == Direction.FORWARDS and not retry:
             return Answer(row, changed=False)
-        _require(states.RUN, row)
-        if move(states.RUN, row, Status.STARTED, origin, **fresh(origin, Direction.FORWARDS, run_at)):
+        transition = states.RETRY if retry else states.RUN
+        _require(transition, row)
+        if move(transition, row, Status.STARTED, origin, **fresh(origin, Direction.FORWARDS, run_at)):
             return Answer(get(pk), changed=True)
-    raise _contended(row)
+    raise contended(row)
 
 
 def rollback(pk: int, origin: Origin) -> Answer:
@@ -43,11 +47,13 @@ def rollback(pk: int, origin: Origin) -> Answer:
     Asking again while it is being rolled back, or is ROLLED BACK, changes nothing. Raises TransitionRefused where the
     table of transitions has no such move.
     """
-    for row in _until_settled(pk):
+    for row in until_settled(pk):
         underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.ROLLED_BACK}
         if underway and row.direction == Direction.BACKWARDS:
             return Answer(row, changed=False)
         _require(states.ROLLBACK, row)
+        if row.has_run:
+            require_reversible(row)
         moved = (
             move(states.ROLLBACK, row, Status.STARTED, origin, **fresh(origin, Direction.BACKWARDS))
             if row.has_run
@@ -55,7 +61,7 @@ def rollback(pk: int, origin: Origin) -> Answer:
         )
         if moved:
             return Answer(get(pk), changed=True)
-    raise _contended(row)
+    raise contended(row)
 
 
 def cancel(pk: int, origin: Origin) -> Answer:
@@ -63,28 +69,106 @@ def cancel(pk: int, origin: Origin) -> Answer:
 
     Asking again changes nothing. Raises TransitionRefused for what has ended well.
     """
-    for row in _until_settled(pk):
+    for row in until_settled(pk):
         if row.status == Status.CANCELLED or row.stop_requested == StopRequest.CANCEL:
             return Answer(row, changed=False)
         _require(states.CANCEL, row)
-        begun = row.status == Status.IN_PROGRESS or (row.status == Status.STARTED and row.attempt > 0)
-        moved = _ask_to_cancel(row, origin) if begun else _cancel_now(row, origin)
+        moved = _ask_to_stop(row, StopRequest.CANCEL, origin) if _begun(row) else _cancel_now(row, origin)
         if moved:
             return Answer(get(pk), changed=True)
-    raise _contended(row)
+    raise contended(row)
 
 
-def _ask_to_cancel(row: AsyncMigrationStatus, origin: Origin) -> bool:
-    """Leave a stop request. A back-off is cut short: the worker that takes the migration next only cleans up."""
+def pause(pk: int, origin: Origin) -> Answer:
+    """Stop a migration where it can go on later: at once if no worker has begun it, else at the next checkpoint.
+
+    Asking again changes nothing. Raises TransitionRefused while it is being cancelled, and where the table of
+    transitions has no such move.
+    """
+    for row in until_settled(pk):
+        if row.status == Status.PAUSED or row.stop_requested == StopRequest.PAUSE:
+            return Answer(row, changed=False)
+        _refuse_while_cancelled(states.PAUSE, row)
+        _require(states.PAUSE, row)
+        moved = _ask_to_stop(row, StopRequest.PAUSE, origin) if _begun(row) else _pause_now(row, origin)
+        if moved:
+            return Answer(get(pk), changed=True)
+    raise contended(row)
+
+
+def resume(pk: int, origin: Origin) -> Answer:
+    """Put a paused migration in line again, in the direction that it had, with its attempts counted from zero.
+
+    A pause that no worker has obeyed yet is taken back. Asking again while it is in line or in progress, or has ended
+    well, changes nothing. Raises TransitionRefused while it is being cancelled, and where the table of transitions has
+    no such move.
+    """
+    for row in until_settled(pk):
+        _refuse_while_cancelled(states.RESUME, row)
+        if row.stop_requested == StopRequest.PAUSE:
+            moved = _take_pause_back(row, origin)
+        elif row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED, Status.ROLLED_BACK}:
+            return Answer(row, changed=False)
+        else:
+            _require(states.RESUME, row)
+            moved = move(states.RESUME, row, Status.STARTED, origin, **_in_line_again(origin))
+        if moved:
+            return Answer(get(pk), changed=True)
+    raise contended(row)
+
+
+def _begun(row: AsyncMigrationStatus) -> bool:
+    """Whether something of it may be running, or be left behind: then only a worker can stop it.
+
+    That is so in line as well. After a worker died its statement may run on, and PAUSED would not be true; the next
+    worker knows as soon as it has the advisory lock.
+    """
+    return row.status == Status.IN_PROGRESS or (
+        row.status == Status.STARTED and (row.attempt > 0 or row.stop_requested is not None)
+    )
+
+
+def _ask_to_stop(row: AsyncMigrationStatus, request: StopRequest, origin: Origin) -> bool:
+    """Leave a stop request. A back-off is cut short: the worker that takes the migration next does nothing else."""
     with transaction.atomic(using=conf.control_database):
-        asked = same(row).update(stop_requested=StopRequest.CANCEL, run_at=None, updated_at=Now())
+        asked = _asked_as_before(row).update(stop_requested=request, run_at=None, updated_at=Now())
         if asked:
-            record(row, "cancel_requested", origin)
+            record(row, f"{request}_requested", origin)
     return bool(asked)
+
+
+def _take_pause_back(row: AsyncMigrationStatus, origin: Origin) -> bool:
+    with transaction.atomic(using=conf.control_database):
+        taken = _asked_as_before(row).update(stop_requested=None, updated_at=Now())
+        if taken:
+            record(row, "pause_withdrawn", origin)
+    return bool(taken)
+
+
+def _asked_as_before(row: AsyncMigrationStatus) -> QuerySet[AsyncMigrationStatus]:
+    """Match the row while also its stop request is what was read: nobody overwrites a cancel unseen."""
+    return same(row).filter(stop_requested=row.stop_requested)
 
 
 def _cancel_now(row: AsyncMigrationStatus, origin: Origin) -> bool:
     return move(states.CANCEL, row, Status.CANCELLED, origin, run_at=None, phase="", finished_at=Now())
+
+
+def _pause_now(row: AsyncMigrationStatus, origin: Origin) -> bool:
+    """Write PAUSED; a time to begin at that is yet to come still counts when it goes on."""
+    rests: dict[str, Any] = {"phase": "", "progress_rate": None, "eta_seconds": None}
+    return move(states.PAUSE, row, Status.PAUSED, origin, Q(stop_requested=None), **rests)
+
+
+def _in_line_again(origin: Origin) -> dict[str, Any]:
+    """Return the fields of a migration that goes on where it was: unlike `fresh` they keep how far it is."""
+    return {
+        "attempt": 0,
+        "requested_by": origin.by,
+        "request_id": origin.request_id,
+        "requested_at": Now(),
+        "dispatched_at": None,
+    }
 
 
 def withdraw(row: AsyncMigrationStatus, origin: Origin) -> bool:
@@ -92,17 +176,37 @@ def withdraw(row: AsyncMigrationStatus, origin: Origin) -> bool:
     return move(states.WITHDRAW, row, Status.ROLLED_BACK, origin, **ended)
 
 
-def _until_settled(pk: int) -> Iterator[AsyncMigrationStatus]:
+def until_settled(pk: int) -> Iterator[AsyncMigrationStatus]:
     for _ in range(_TRIES):
         yield get(pk)
 
 
-def _contended(row: AsyncMigrationStatus) -> TransitionRefused:
+def contended(row: AsyncMigrationStatus) -> TransitionRefused:
     return TransitionRefused(
         f"{row.name} was changed by others all the time: look at it and ask again.",
         status=row.status,
         allowed=states.verbs_from(row.status),
     )
+
+
+def _refuse_while_cancelled(transition: Transition, row: AsyncMigrationStatus) -> None:
+    if row.stop_requested == StopRequest.CANCEL:
+        raise TransitionRefused(
+            f"{transition} is not possible: {row.name} is being cancelled; wait until it is CANCELLED.",
+            status=row.status,
+            allowed=(states.CANCEL.name,),
+        )
+
+
+def require_reversible(row: AsyncMigrationStatus) -> None:
+    """Raise TransitionRefused for a backfill whose file says nothing of the way back."""
+    if row.kind == Kind.BACKFILL and not row.sql_backwards:
+        raise TransitionRefused(
+            f"{row.name} cannot be rolled back: its file says nothing of the way back. Give make_backfill_migration "
+            'rollback_update or rollback_sql, or rollback="noop" to leave the rows as they are, and migrate again.',
+            status=row.status,
+            allowed=tuple(verb for verb in states.verbs_from(row.status) if verb != states.ROLLBACK.name),
+        )
 
 
 def _require(transition: Transition, row: AsyncMigrationStatus) -> None:

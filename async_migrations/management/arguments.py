@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
 from datetime import datetime
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
+from async_migrations import limits
 from async_migrations.states import Status
 
 EPILOG = """exit codes:
@@ -26,9 +28,12 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_list(verbs)
     _add_show(verbs)
     _add_request(verbs, "run", "put migrations in line for a worker, forwards")
+    _add_request(verbs, "pause", "stop migrations where they can go on later")
+    _add_request(verbs, "resume", "go on with paused migrations")
     _add_request(verbs, "cancel", "stop migrations for good; the worker cleans up first")
     _add_request(verbs, "rollback", "carry out the backward SQL")
     _add_wait(verbs)
+    _add_tune(verbs)
     _add_janitor(verbs)
 
 
@@ -52,7 +57,8 @@ def _add_show(verbs: Any) -> None:
 def _add_request(verbs: Any, verb: str, text: str) -> None:
     parser = _add(verbs, verb, text)
     _add_migrations(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until they end")
+    until = "are paused" if verb == "pause" else "end"
+    parser.add_argument("--wait", action="store_true", help=f"wait until they {until}")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
     if verb == "run":
         parser.add_argument("--run-at", type=_moment, metavar="TIME", help="begin not before, ISO 8601 with an offset")
@@ -64,6 +70,20 @@ def _add_wait(verbs: Any) -> None:
     parser = _add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback")
     _add_migrations(parser)
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
+
+
+def _add_tune(verbs: Any) -> None:
+    parser = _add(verbs, "tune", "set values that win over the options of the file, also of what is in progress")
+    _add_migrations(parser)
+    parser.add_argument(
+        "--set",
+        action="append",
+        required=True,
+        type=_setting,
+        dest="changes",
+        metavar="NAME=VALUE",
+        help=f"VALUE as JSON, null takes back what was set; may be repeated: {', '.join(limits.NAMES)}",
+    )
 
 
 def _add_janitor(verbs: Any) -> None:
@@ -103,6 +123,14 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(f"{text!r} is no NAME=JSON: say it like batch_size=500") from exc
 
 
 def _moment(text: str) -> datetime:

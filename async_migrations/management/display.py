@@ -15,7 +15,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from async_migrations.asking import blockers, progress
+from async_migrations.asking import blockers, progress, throttling
 from async_migrations.execution.janitor import Leftover
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
 from async_migrations.states import Status
@@ -30,12 +30,12 @@ STYLES = {
     Status.ROLLED_BACK: "yellow",
 }
 
-_ERROR_FIELDS = ("message", "detail", "hint", "statement", "code", "sqlstate")
+_ERROR_FIELDS = ("message", "detail", "hint", "statement", "key", "code", "sqlstate")
 _ROW_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationStatus], str]], ...] = (
     ("ID", lambda row: str(row.pk)),
     ("STATUS", lambda row: row.status),
     ("DATABASE", lambda row: row.database),
-    ("PROGRESS", lambda row: progress(row) or "-"),
+    ("PROGRESS", lambda row: ", ".join(filter(None, (progress(row), throttling(row), _set_aside(row)))) or "-"),
     ("ATTEMPT", lambda row: f"{row.attempt}/{row.max_attempts}"),
     ("REQUESTED BY", lambda row: row.requested_by or "-"),
     ("NAME", lambda row: row.name),
@@ -79,7 +79,7 @@ def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
             "eta_seconds": row.eta_seconds,
         },
         "waiting_on": row.waiting_on,
-        "throttled": None,
+        "throttled": row.throttled,
         **{field: getattr(row, field) for field in ("attempt", "max_attempts", "worker", "requested_by")},
         **{field: _time(getattr(row, field)) for field in times},
     }
@@ -90,7 +90,16 @@ def detail_as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
     return as_dict(row) | {field: getattr(row, field) for field in _DETAIL_FIELDS}
 
 
-_DETAIL_FIELDS = ("queued_behind", "priority", "sql_forwards", "sql_backwards", "sql_digest", "options")
+_DETAIL_FIELDS = (
+    "queued_behind",
+    "priority",
+    "tuning",
+    "quarantined",
+    "sql_forwards",
+    "sql_backwards",
+    "sql_digest",
+    "options",
+)
 
 
 def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
@@ -236,6 +245,10 @@ class Display:
             self.line("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
+def _set_aside(row: AsyncMigrationStatus) -> str:
+    return f"{row.quarantined} rows set aside" if row.quarantined else ""
+
+
 def _duplicate(sample: dict[str, Any]) -> str:
     return f"{', '.join(f'{name} = {value}' for name, value in sample['key'].items())}: {sample['count']} rows"
 
@@ -253,6 +266,10 @@ def _facts(row: AsyncMigrationStatus) -> list[tuple[str, str]]:
         ("direction", row.direction),
         ("progress", progress(row)),
         ("blocked by", "; ".join(blockers(row))),
+        ("throttled", throttling(row).removeprefix("throttled ")),
+        ("set aside", _set_aside(row)),
+        ("tuning", json.dumps(row.tuning) if row.tuning else ""),
+        ("priority", str(row.priority or "")),
         ("attempt", f"{row.attempt} of {row.max_attempts}"),
         ("stop requested", row.stop_requested or ""),
         ("worker", row.worker),

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.table import Column
 
 from async_migrations import lifecycle
-from async_migrations.asking import blockers, duration, progress
+from async_migrations.asking import asked_to, blockers, duration, progress, throttling
 from async_migrations.conf import conf
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Direction, Status
@@ -43,7 +43,7 @@ class Exit(IntEnum):
 
 @dataclass
 class Watch:
-    """One migration that is waited for, and the status that it should end in."""
+    """One migration that is waited for, and the status that it should come to."""
 
     row: AsyncMigrationStatus
     wanted: Status
@@ -52,6 +52,11 @@ class Watch:
     def of(cls, row: AsyncMigrationStatus) -> Watch:
         """Watch a migration for the end that its direction has now."""
         return cls(row, Status.ROLLED_BACK if row.direction == Direction.BACKWARDS else Status.FINISHED)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to wait for: what is paused goes on one day, unless that is what was wanted."""
+        return self.row.terminal or self.row.status == self.wanted
 
 
 class View(AbstractContextManager["View"], Protocol):
@@ -78,7 +83,7 @@ class Lines:
 
     def show(self, rows: Iterable[AsyncMigrationStatus]) -> None:
         for row in rows:
-            news = (row.status, row.phase, row.attempt, bool(row.waiting_on))
+            news = (row.status, row.phase, row.attempt, bool(row.waiting_on), bool(row.throttled), row.stop_requested)
             quiet = time.monotonic() - self._told_at.get(row.pk, float("-inf"))
             if self._told.get(row.pk) == news and (row.terminal or quiet < REPORT_SECONDS):
                 continue
@@ -132,13 +137,13 @@ class Bars:
 
 def describe(row: AsyncMigrationStatus) -> str:
     """Return one line about a migration for a log."""
-    blocked = f"waits for {'; '.join(blockers(row))}" if row.waiting_on else ""
+    blocked = f"waits for {'; '.join(blockers(row))}" if row.waiting_on else throttling(row)
     said = ", ".join(filter(None, (_status(row), progress(row), blocked)))
     return f"{row.pk} {row.name} on {row.database}: {said}"
 
 
 def wait(watches: Sequence[Watch], timeout: float | None, view: View) -> Exit:
-    """Look at the migrations until each has ended, or until `timeout` seconds are over.
+    """Look at the migrations until each is over, or until `timeout` seconds are over.
 
     Brings the row of each watch up to date. Raises OperationalError when the database is away for too long.
     """
@@ -148,22 +153,22 @@ def wait(watches: Sequence[Watch], timeout: float | None, view: View) -> Exit:
             _refresh(watches, deadline)
             view.show(watch.row for watch in watches)
             left = deadline - time.monotonic()
-            if left <= 0 or all(watch.row.terminal for watch in watches):
+            if left <= 0 or all(watch.over for watch in watches):
                 return verdict(watches)
             time.sleep(min(POLL_SECONDS, left))
 
 
 def verdict(watches: Iterable[Watch]) -> Exit:
     """Return what the migrations have come to, taken together; one that failed outweighs one that is still going on."""
-    ended = [watch for watch in watches if watch.row.terminal]
+    ended = [watch for watch in watches if watch.over]
     if any(watch.row.status != watch.wanted for watch in ended):
         return Exit.FAILED
     return Exit.DONE if len(ended) == len(list(watches)) else Exit.STILL_GOING
 
 
 def _refresh(watches: Iterable[Watch], deadline: float) -> None:
-    """Read again what has not ended; what has ended stays as it was, whatever somebody asks of it next."""
-    going = {watch.row.pk: watch for watch in watches if not watch.row.terminal}
+    """Read again what is not over; what is stays as it was, whatever somebody asks of it next."""
+    going = {watch.row.pk: watch for watch in watches if not watch.over}
     found = {row.pk: row for row in _read(list(going), deadline)}
     for pk, watch in going.items():
         if pk not in found:
@@ -185,11 +190,11 @@ def _read(pks: list[int], deadline: float) -> list[AsyncMigrationStatus]:
 
 def _short(row: AsyncMigrationStatus) -> str:
     left = f"about {duration(row.eta_seconds)} left" if row.eta_seconds and not row.terminal else ""
-    blocked = f"waits for {'; '.join(blockers(row))}" if row.waiting_on else row.phase
+    blocked = f"waits for {'; '.join(blockers(row))}" if row.waiting_on else throttling(row) or row.phase
     return printable(", ".join(filter(None, (_status(row), blocked, left))))
 
 
 def _status(row: AsyncMigrationStatus) -> str:
-    stop = " (asked to stop)" if row.stop_requested else ""
+    stop = f" (asked to {asked_to(row)})" if row.stop_requested else ""
     attempt = f", attempt {row.attempt}" if row.attempt > 1 and not row.terminal else ""
     return f"{row.status}{stop}{attempt}"

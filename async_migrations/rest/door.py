@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
+from django.db import transaction
 from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
@@ -16,6 +18,8 @@ from drf_spectacular.openapi import AutoSchema
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from .. import lifecycle
+from ..conf import conf
 from ..models import AsyncMigrationStatus
 from ..states import Status
 from . import permissions
@@ -23,7 +27,7 @@ from .authentication import ApiTokenAuthentication, BrowserAuthentication
 from .filters import refuse_unknown
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
-from .problems import LengthRequired, exception_handler, problem_of, respond
+from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
 from .request_id import HEADER, bound
 
 MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
@@ -86,6 +90,19 @@ def matches(wanted: str, row: AsyncMigrationStatus) -> bool:
     """Compare weakly, also for If-Match: a proxy that compresses makes our ETag weak, and it still names one state."""
     tags = {tag.removeprefix("W/") for tag in parse_etags(wanted)}
     return "*" in tags or entity_tag(row) in tags
+
+
+@contextmanager
+def if_unchanged(request: Request, pk: int) -> Iterator[None]:
+    """Let the block write only if the migration is what If-Match names, where it is sent; else PreconditionFailed."""
+    if (wanted := request.headers.get("If-Match")) is None:
+        yield
+        return
+    with transaction.atomic(using=conf.control_database):
+        # The lock keeps the row as it was compared until the answer is written.
+        if not matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
+            raise PreconditionFailed
+        yield
 
 
 def headers_of(row: AsyncMigrationStatus) -> dict[str, str]:

@@ -43,6 +43,8 @@ DETAIL: dict[str, Any] = {
     "sql_backwards": "DROP INDEX CONCURRENTLY IF EXISTS task_proj_octlen_idx",
     "queued_behind": [],
     "priority": 0,
+    "tuning": {},
+    "quarantined": 0,
     "sql_digest": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
     "options": {},
 }
@@ -63,6 +65,39 @@ STARTED: dict[str, Any] = {
     "worker": "",
     "started_at": None,
     "heartbeat_at": None,
+}
+TUNED: dict[str, Any] = {
+    **DETAIL,
+    "name": "tasks.migrations.0056_task_octlen_async",
+    "kind": "backfill",
+    "phase": "",
+    "progress": {
+        "done": 118000,
+        "total": 441021,
+        "unit": "rows",
+        "percent": 26.8,
+        "rate_per_second": 1900.0,
+        "eta_seconds": 170,
+    },
+    "throttled": {"reason": "replica_lag_seconds", "value": 12.5, "limit": 5.0, "since": "2026-11-22T10:31:02Z"},
+    "tuning": {"batch_size": 500, "batch_delay_seconds": 0.2},
+    "quarantined": 1,
+    "sql_forwards": "UPDATE task\nSET octlen = octet_length(body)\nWHERE {batch}",
+    "sql_backwards": "UPDATE task\nSET octlen = NULL\nWHERE {batch}",
+    "options": {"table": "task", "update": "octlen = octet_length(body)"},
+}
+BAD_ROW: dict[str, Any] = {
+    "key": ["88120"],
+    "error": {
+        "code": "data_error",
+        "message": "value out of range",
+        "sqlstate": "22003",
+        "detail": None,
+        "hint": "Correct the rows or the SQL, then run the migration again.",
+        "statement": None,
+        "key": ["88120"],
+    },
+    "created_at": "2026-11-22T10:31:04.210911Z",
 }
 EVENT: dict[str, Any] = {
     "id": 40,

@@ -1,4 +1,4 @@
-"""Who may do what: reading needs the view permission, each verb its own."""
+"""Who may do what: reading needs the view permission, each verb its own; pause and resume go with run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ VIEW = "async_migrations.view_asyncmigrationstatus"
 RUN = "async_migrations.run_asyncmigrationstatus"
 CANCEL = "async_migrations.cancel_asyncmigrationstatus"
 ROLLBACK = "async_migrations.rollback_asyncmigrationstatus"
+TUNE = "async_migrations.tune_asyncmigrationstatus"
 
 
 class PermissionMissing(PermissionDenied):

@@ -22,6 +22,7 @@ from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
 from ..errors import BrokerAway, ExecutionError, NotALeftover, TransitionRefused
+from ..limits import OutOfLimits
 from .request_id import current_request_id
 
 logger = logging.getLogger("async_migrations")
@@ -157,6 +158,11 @@ def _(exc: Exception) -> Problem:
 @problem_of.register
 def _(exc: TransitionRefused) -> Problem:
     return Problem("invalid_transition", str(exc), {"status_now": exc.status, "allowed": list(exc.allowed)})
+
+
+@problem_of.register
+def _(exc: OutOfLimits) -> Problem:
+    return problem_of(exceptions.ValidationError(exc.errors))
 
 
 @problem_of.register

@@ -10,6 +10,7 @@ from drf_spectacular.extensions import OpenApiAuthenticationExtension, OpenApiSe
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
+from .. import limits
 from .problems import CODES, MEDIA_TYPE
 from .serializers import ProblemSerializer
 
@@ -32,6 +33,7 @@ EVERYWHERE = (
     "database_unavailable",
 )
 OF_ONE = ("not_found",)
+OF_A_TARGET = ("not_found", "target_unavailable")
 OF_A_VERB = (
     "not_found",
     "malformed_json",
@@ -86,6 +88,44 @@ class StrictBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
     def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         body: dict[str, Any] = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
         return {**body, "additionalProperties": False}
+
+
+class Tuning(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
+    """The values of live tuning with their limits."""
+
+    target_class = "async_migrations.rest.serializers.TuningBody"
+    priority = 1  # Before StrictBody, which would find no field.
+
+    def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
+        thresholds = {name: _number(limits.THRESHOLD, "Above it the backfill waits.") for name in limits.THRESHOLDS}
+        throttle = {
+            "oneOf": [{"type": "boolean"}, _object(thresholds)],
+            "nullable": True,
+            "description": "Whether it waits for a healthier database, or above which limits; an object replaces what "
+            "was set before, null in it leaves a check out.",
+        }
+        numbers = {name: _number(number, _TUNING[name]) for name, number in limits.NUMBERS.items()}
+        return {**_object({**numbers, "throttle": throttle}), "description": self.target.__doc__}
+
+
+_TUNING = {
+    "batch_size": "The most rows of a batch.",
+    "target_batch_seconds": "How long a batch is to take.",
+    "batch_delay_seconds": "Rest behind each batch.",
+    "max_rows_per_second": "The most rows a second.",
+    "duty_cycle": "Share of the time at work.",
+    "priority": "The highest goes first among those in line.",
+}
+
+
+def _number(number: limits.Number, description: str) -> dict[str, Any]:
+    kind = "integer" if number.whole else "number"
+    bounds = {"minimum": number.low, "maximum": number.high}
+    return {"type": kind, **bounds, "nullable": True, "description": description}
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
 
 
 def documented(

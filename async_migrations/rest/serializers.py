@@ -10,8 +10,9 @@ from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field, extend_schema_serializer
 from rest_framework import serializers
 
+from .. import limits
 from ..execution import janitor
-from ..models import AsyncMigrationEvent, AsyncMigrationStatus
+from ..models import AsyncMigrationBadRow, AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest
 from .filters import parse_aware
 
@@ -80,6 +81,14 @@ class MigrationErrorSerializer(serializers.Serializer[Any]):
     samples = DuplicateSerializer(
         many=True, required=False, help_text="With duplicate_key: the keys with the most rows; absent: not counted."
     )
+    key = serializers.ListField(
+        child=serializers.CharField(), required=False, help_text="Of a backfill: the row's key, a text per column."
+    )
+
+
+@extend_schema_field(MigrationErrorSerializer)
+class MigrationErrorField(serializers.JSONField):
+    pass
 
 
 class MetaSerializer(serializers.Serializer[Any]):
@@ -91,6 +100,25 @@ class MetaSerializer(serializers.Serializer[Any]):
 
 @extend_schema_field(MetaSerializer)
 class MetaField(serializers.JSONField):
+    pass
+
+
+@extend_schema_field({"oneOf": [{"type": "number"}, {"type": "string"}]})
+class MeasuredField(serializers.JSONField):
+    pass
+
+
+class ThrottledSerializer(serializers.Serializer[Any]):
+    """Why a backfill waits for a healthier database."""
+
+    reason = serializers.CharField(help_text="Name of the signal, or what a function of the project said.")
+    value = MeasuredField(allow_null=True, help_text="Of the signal, or the path of the function.")
+    limit = MeasuredField(allow_null=True, help_text="Of the signal, in the same unit.")
+    since = TimeField()
+
+
+@extend_schema_field(ThrottledSerializer)
+class ThrottledField(serializers.JSONField):
     pass
 
 
@@ -120,7 +148,7 @@ class MigrationSerializer(serializers.Serializer[AsyncMigrationStatus]):
     phase = serializers.CharField(help_text="What is going on, in words; empty when nothing is.")
     progress = ProgressSerializer(source="*")
     waiting_on = serializers.ListField(child=serializers.DictField(), help_text="Sessions that block the statement.")
-    throttled = serializers.SerializerMethodField(help_text="Why it waits for a healthier database; null: it does not.")
+    throttled = ThrottledField(allow_null=True, help_text="Why it waits for a healthier database; null: it does not.")
     attempt = serializers.IntegerField(help_text="Number of the current or last attempt, from 1; 0 before the first.")
     max_attempts = serializers.IntegerField()
     worker = serializers.CharField(help_text="Who carries it out, or did so last; empty before.")
@@ -133,10 +161,6 @@ class MigrationSerializer(serializers.Serializer[AsyncMigrationStatus]):
     finished_at = TimeField(allow_null=True)
     heartbeat_at = TimeField(allow_null=True)
 
-    @extend_schema_field({"type": "object", "additionalProperties": {}, "nullable": True})
-    def get_throttled(self, row: AsyncMigrationStatus) -> None:
-        return None
-
 
 class MigrationDetailSerializer(MigrationSerializer):
     """A migration with its SQL."""
@@ -145,10 +169,20 @@ class MigrationDetailSerializer(MigrationSerializer):
         child=serializers.DictField(), help_text="Sessions that queue behind its statement, and make others wait."
     )
     priority = serializers.IntegerField(help_text="The highest goes first among those in line.")
+    tuning = serializers.DictField(help_text="What was set live, by name; it wins over the options.")
+    quarantined = serializers.IntegerField(help_text="Rows that a backfill could not change and has set aside.")
     sql_forwards = serializers.CharField()
     sql_backwards = serializers.CharField()
     sql_digest = serializers.CharField(help_text="SHA-256 over both texts, hexadecimal.")
     options = serializers.DictField(help_text="Options of the migration file.")
+
+
+class BadRowSerializer(serializers.Serializer[AsyncMigrationBadRow]):
+    """A row that a backfill could not change and has set aside."""
+
+    key = serializers.ListField(child=serializers.CharField(), help_text="Text of each key column, in order.")
+    error = MigrationErrorField(help_text="Why, as in `meta.error`.")
+    created_at = TimeField(help_text="When it was set aside.")
 
 
 class EventSerializer(serializers.Serializer[AsyncMigrationEvent]):
@@ -270,3 +304,18 @@ class DropBody(Strict):
         if alias not in (known := janitor.databases()):
             raise serializers.ValidationError(f"There is no such PostgreSQL target. There are: {', '.join(known)}.")
         return alias
+
+
+@extend_schema_serializer(component_name="TuningRequest")
+class TuningBody(Strict):
+    """What to set live. What is left out stays; null takes back what was set, so that the file's value counts again."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Leave the values to `limits`, which everybody else who sets them is held to as well."""
+        if not isinstance(data, dict):
+            return super().to_internal_value(data)
+        try:
+            limits.check(data)
+        except limits.OutOfLimits as exc:
+            raise serializers.ValidationError(exc.errors) from exc
+        return data

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import janitor, views
+from . import backfills, janitor, views
 from .door import no_door
 
 urlpatterns = [
@@ -12,8 +12,12 @@ urlpatterns = [
     path("async-migrations/janitor/drop", janitor.JanitorDropDoor.as_view()),
     path("async-migrations/<int:id>", views.DetailDoor.as_view()),
     path("async-migrations/<int:id>/run", views.RunDoor.as_view()),
+    path("async-migrations/<int:id>/pause", views.PauseDoor.as_view()),
+    path("async-migrations/<int:id>/resume", views.ResumeDoor.as_view()),
     path("async-migrations/<int:id>/cancel", views.CancelDoor.as_view()),
     path("async-migrations/<int:id>/rollback", views.RollbackDoor.as_view()),
+    path("async-migrations/<int:id>/tuning", backfills.TuningDoor.as_view()),
+    path("async-migrations/<int:id>/quarantine", backfills.QuarantineDoor.as_view()),
     path("async-migrations/<int:id>/events", views.EventsDoor.as_view()),
     path("async-migrations/<path:rest>", no_door),
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from django.db import transaction
 from django.db.models import Count, DurationField, ExpressionWrapper, Min, QuerySet
 from django.db.models.functions import Coalesce, Now
 from django.http import Http404
@@ -18,13 +17,12 @@ from rest_framework.response import Response
 from .. import lifecycle
 from ..asking import ask
 from ..conf import conf
-from ..lifecycle import Answer, Origin
+from ..lifecycle import Origin
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
-from ..states import Status
+from ..states import TERMINAL, Status
 from . import examples, pagination, permissions, schema
-from .door import Door, headers_of, matches
+from .door import Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
-from .problems import PreconditionFailed
 from .request_id import current_request_id
 from .serializers import (
     EmptyBody,
@@ -154,30 +152,27 @@ class VerbDoor(Door):
     http_method_names = ["post"]
     body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
     verb: ClassVar[str]
-    goal: ClassVar[Status]
+    goals: ClassVar[frozenset[Status]]
 
     def answer(self, request: Request, pk: int) -> Response:
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
-        answer = self._ask_if_unchanged(request, pk, body.validated_data)
+        origin = Origin(request.user.get_username(), current_request_id())
+        with if_unchanged(request, pk):
+            answer = ask(self.verb, pk, origin, **body.validated_data)
         row = answer.migration
-        reached = row.status == self.goal and not answer.changed
+        reached = row.status in self.goals and not answer.changed
         headers = {"Location": request.path.rpartition("/")[0], **headers_of(row)}
         return Response(MigrationSerializer(row).data, status=200 if reached else 202, headers=headers)
 
-    def _ask_if_unchanged(self, request: Request, pk: int, wishes: dict[str, Any]) -> Answer:
-        origin = Origin(request.user.get_username(), current_request_id())
-        if (wanted := request.headers.get("If-Match")) is None:
-            return ask(self.verb, pk, origin, **wishes)
-        with transaction.atomic(using=conf.control_database):
-            # The lock keeps the row as it was compared until the answer is written.
-            if not matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
-                raise PreconditionFailed
-            return ask(self.verb, pk, origin, **wishes)
-
 
 def _verb(
-    operation: str, summary: str, description: str, request: Any, bodies: tuple[OpenApiExample, ...] = ()
+    operation: str,
+    summary: str,
+    description: str,
+    request: Any,
+    bodies: tuple[OpenApiExample, ...] = (),
+    accepted: OpenApiExample = schema.example("In line", examples.STARTED, 202),  # noqa: B008
 ) -> Callable[[schema.F], schema.F]:
     return schema.documented(
         f"async_migrations_{operation}",
@@ -192,7 +187,7 @@ def _verb(
             schema.header("ETag", schema.ETAG, [200, 202]),
             schema.header("Retry-After", schema.RETRY_AFTER, [200, 202], int),
         ),
-        examples=(schema.example("In line", examples.STARTED, 202), *bodies),
+        examples=(accepted, *bodies),
     )
 
 
@@ -200,13 +195,14 @@ class RunDoor(VerbDoor):
     permission = permissions.RUN
     body = RunBody
     verb = "run"
-    goal = Status.FINISHED
+    goals = frozenset({Status.FINISHED})
 
     @_verb(
         "run",
         "Run a migration",
         "Put it in line for a worker, at once or from `run_at` on. 202: it is in line or in progress. "
-        "200: it was FINISHED before, nothing was done.",
+        "200: it was FINISHED before, nothing was done. A backfill that is FINISHED but has set rows aside "
+        "(`quarantined`) tries those again.",
         RunBody,
         (
             OpenApiExample("At once", {}, request_only=True),
@@ -217,10 +213,49 @@ class RunDoor(VerbDoor):
         return self.answer(request, id)
 
 
+class PauseDoor(VerbDoor):
+    """Whoever may run migrations may: a pause loses nothing, and `run` would take it back."""
+
+    permission = permissions.RUN
+    verb = "pause"
+    goals = frozenset({Status.PAUSED})
+
+    @_verb(
+        "pause",
+        "Pause a migration",
+        "Stop it where it can go on later: at once if no worker has begun it, else the worker is asked "
+        "(`stop_requested`) and stops at the next checkpoint, behind a batch or between two statements; a statement "
+        "is not interrupted. 202: it is paused now, or will be. 200: it was PAUSED before, nothing was done.",
+        EmptyBody,
+        accepted=schema.example("Asked to pause", {**examples.ROW, "stop_requested": "pause"}, 202),
+    )
+    def post(self, request: Request, id: int) -> Response:
+        return self.answer(request, id)
+
+
+class ResumeDoor(VerbDoor):
+    """Whoever may run migrations may, as with `pause`."""
+
+    permission = permissions.RUN
+    verb = "resume"
+    goals = TERMINAL
+
+    @_verb(
+        "resume",
+        "Go on with a paused migration",
+        "Put it in line for a worker, in the direction that it had; it goes on where it stopped. A pause that no "
+        "worker has obeyed yet is taken back. 202: it is in line or in progress. 200: it was FINISHED or ROLLED BACK "
+        "before, nothing was done.",
+        EmptyBody,
+    )
+    def post(self, request: Request, id: int) -> Response:
+        return self.answer(request, id)
+
+
 class CancelDoor(VerbDoor):
     permission = permissions.CANCEL
     verb = "cancel"
-    goal = Status.CANCELLED
+    goals = frozenset({Status.CANCELLED})
 
     @_verb(
         "cancel",
@@ -228,6 +263,7 @@ class CancelDoor(VerbDoor):
         "Stop it for good: at once if no worker has begun it, else the worker is asked (`stop_requested`) and cleans "
         "up first. 202: it is cancelled now, or will be. 200: it was CANCELLED before, nothing was done.",
         EmptyBody,
+        accepted=schema.example("Asked to stop", {**examples.ROW, "stop_requested": "cancel"}, 202),
     )
     def post(self, request: Request, id: int) -> Response:
         return self.answer(request, id)
@@ -236,7 +272,7 @@ class CancelDoor(VerbDoor):
 class RollbackDoor(VerbDoor):
     permission = permissions.ROLLBACK
     verb = "rollback"
-    goal = Status.ROLLED_BACK
+    goals = frozenset({Status.ROLLED_BACK})
 
     @_verb(
         "rollback",

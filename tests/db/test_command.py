@@ -23,19 +23,28 @@ from async_migrations.errors import ExecutionError
 from async_migrations.lifecycle import Origin, Request
 from async_migrations.management import waiting
 from async_migrations.rest.serializers import EventSerializer, MigrationDetailSerializer, MigrationSerializer
-from async_migrations.states import Status
+from async_migrations.states import Kind, Status
 from tests.conftest import environment, eventually
 
 
 @pytest.fixture
 def migration():
-    def make(name="0001_index_async", *, database="default", app="tasks", forwards="SELECT 1", backwards="SELECT 2"):
+    def make(
+        name="0001_index_async",
+        *,
+        database="default",
+        app="tasks",
+        forwards="SELECT 1",
+        backwards="SELECT 2",
+        kind=Kind.SQL,
+    ):
         request = Request(
             operation="schedule",
             name=f"{app}.migrations.{name}",
             database=database,
             sql_forwards=forwards,
             sql_backwards=backwards,
+            kind=kind,
         )
         return lifecycle.take_over(request)
 
@@ -58,6 +67,16 @@ def ended(migration):
         return lifecycle.get(row.pk)
 
     return make
+
+
+@pytest.fixture
+def throttled(migration):
+    """A backfill with all that the engine tells of one."""
+    row = migration(kind=Kind.BACKFILL)
+    lifecycle.tune(row.pk, Origin("ci"), {"batch_size": 500, "priority": 3})
+    waits = {"reason": "lock_waiters", "value": 7, "limit": 4, "since": "2026-11-22T10:00:00Z"}
+    lifecycle.rows().filter(pk=row.pk).update(throttled=waits, quarantined=2)
+    return lifecycle.get(row.pk)
 
 
 def call(*arguments: object) -> str:
@@ -129,6 +148,12 @@ class TestList:
         row = ended(error="no")
         assert json.loads(call("list", "--json")) == json.loads(JSONRenderer().render([MigrationSerializer(row).data]))
 
+    def test_says_what_a_backfill_waits_for_and_has_set_aside(self, throttled):
+        assert "throttled by lock_waiters: 7, limit 4, 2 rows set aside" in call("list")
+        (listed,) = json.loads(call("list", "--json"))
+        assert listed == json.loads(JSONRenderer().render(MigrationSerializer(throttled).data))
+        assert listed["throttled"]["value"] == 7
+
 
 class TestShow:
     pytestmark = pytest.mark.django_db
@@ -145,6 +170,16 @@ class TestShow:
         events = EventSerializer(row.events.all(), many=True).data
         served = json.loads(JSONRenderer().render({**MigrationDetailSerializer(row).data, "events": events}))
         assert json.loads(call("show", row.pk, "--json")) == served
+
+    def test_says_what_a_backfill_waits_for_what_was_set_and_what_is_set_aside(self, throttled):
+        text = call("show", throttled.pk)
+        for part in ("by lock_waiters: 7, limit 4", "2 rows set aside", '{"batch_size": 500}'):
+            assert part in text
+        assert re.search("^priority +3$", text, re.MULTILINE)
+        shown = json.loads(call("show", throttled.pk, "--json"))
+        served = json.loads(JSONRenderer().render(MigrationDetailSerializer(throttled).data))
+        assert shown == {**served, "events": shown["events"]}
+        assert (shown["tuning"], shown["quarantined"]) == ({"batch_size": 500}, 2)
 
     def test_brackets_stay_and_control_characters_do_not_reach_the_terminal(self, ended):
         row = ended(error="bad \x1b[31mred\x07", forwards="SELECT '[bold]'")
@@ -214,6 +249,35 @@ class TestAsking:
         assert re.fullmatch(r"Refused: cancel is not possible while .* is FINISHED; .*rollback\.\n", answer.stderr)
         assert lifecycle.get(waits.pk).status == Status.CANCELLED
 
+    def test_pause_and_resume(self, control, migration):
+        row = migration()
+        lifecycle.run(row.pk, Origin("ci"))
+        assert shell("pause", row.pk).stdout == f"{row.name} on default: PAUSED.\n"
+        assert shell("resume", row.pk).stdout == f"{row.name} on default: in line for a worker.\n"
+        lifecycle.claim(row.pk, "worker-1:7")
+        assert "asked to pause; the worker stops at the next checkpoint" in shell("pause", row.pk).stdout
+
+    def test_tune_sets_what_it_is_told_and_says_what_is_set(self, control, migration):
+        row = migration(kind=Kind.BACKFILL)
+        answer = shell("tune", row.pk, "--set", "batch_size=500", "--set", 'throttle={"lock_waiters": 3}')
+        tuned = 'tuned, priority=0, throttle={"lock_waiters": 3}, batch_size=500'
+        assert answer.stdout == f"{row.name} on default: {tuned}.\n"
+        answer = shell("tune", row.pk, "--set", "batch_size=null", "--set", "priority=2", "--json")
+        (found,) = json.loads(answer.stdout)
+        assert (found["tuning"], found["priority"]) == ({"throttle": {"lock_waiters": 3}}, 2)
+        assert "nothing to do" in shell("tune", row.pk, "--set", "priority=2").stdout
+
+    def test_what_cannot_be_tuned_is_refused_and_nothing_is_set(self, control, migration, ended):
+        backfill, sql, done = migration(kind=Kind.BACKFILL), migration("0002_sql"), ended("0003_done")
+        answer = shell("tune", backfill.pk, sql.pk, done.pk, "--set", "batch_size=7")
+        assert answer.returncode == 2
+        assert "Refused: batch_size: An SQL migration has no such value" in answer.stderr
+        assert re.search(r"Refused: .*0003_done is FINISHED", answer.stderr)
+        assert [lifecycle.get(row.pk).tuning for row in (backfill, sql)] == [{"batch_size": 7}, {}]
+        answer = shell("tune", backfill.pk, "--set", "batch_size=0")
+        assert answer.returncode == 2
+        assert "a whole number from 1 to 1,000,000" in answer.stderr
+
     def test_json_holds_nothing_but_json(self, control, migration):
         answer = shell("run", migration().pk, "--json")
         assert [row["status"] for row in json.loads(answer.stdout)] == ["STARTED"]
@@ -226,7 +290,18 @@ class TestAsking:
         assert answer.returncode == 1
         assert "ERROR" in answer.stdout
 
-    @pytest.mark.parametrize("arguments", [[], ["list", "--status", "foo"], ["wait"], ["wait", "1", "--timeout", "-1"]])
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            [],
+            ["list", "--status", "foo"],
+            ["wait"],
+            ["wait", "1", "--timeout", "-1"],
+            ["tune", "1"],
+            ["tune", "1", "--set", "batch_size"],
+            ["tune", "1", "--set", "batch_size=many"],
+        ],
+    )
     def test_wrong_usage_is_2(self, control, arguments):
         answer = shell(*arguments)
         assert answer.returncode == 2
@@ -294,6 +369,34 @@ class TestWaiting:
         answer = shell("cancel", row.pk, "--wait", "--timeout", 40)
         assert answer.returncode == 0, answer.stderr
         assert lifecycle.get(row.pk).status == Status.CANCELLED
+
+    def test_pause_waits_until_it_is_paused(self, control, migration):
+        row = migration()
+        lifecycle.run(row.pk, Origin("ci"))
+        lease = lifecycle.claim(row.pk, "worker-1:7")
+        assert lease is not None
+        process = started("pause", row.pk, "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert "asked to pause" in first_line(process)
+        lifecycle.paused(lease)
+        out, errors = process.communicate(timeout=20)
+        assert (process.returncode, errors) == (0, "")
+        assert f"{row.pk} {row.name} on default: PAUSED" in out
+
+    def test_who_waits_for_the_end_waits_on_while_it_is_paused(self, control, migration):
+        row = migration()
+        lifecycle.run(row.pk, Origin("ci"))
+        lifecycle.pause(row.pk, Origin("ci"))
+        answer = shell("wait", row.pk, "--timeout", 0.2)
+        assert answer.returncode == 75
+        assert "it goes on when somebody says `resume`" in answer.stderr
+
+    def test_resume_waits_for_the_end_of_what_was_paused(self, migration, ended, start_worker):
+        row = ended()
+        lifecycle.rollback(row.pk, Origin("ci"))
+        lifecycle.pause(row.pk, Origin("ci"))
+        start_worker()
+        assert shell("resume", row.pk, "--wait", "--timeout", 60).returncode == 0
+        assert lifecycle.get(row.pk).status == Status.ROLLED_BACK
 
     def test_75_when_the_time_is_up(self, control, migration):
         row = migration()

@@ -32,11 +32,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from async_migrations import lifecycle, states
+from async_migrations import lifecycle, limits, states
 from async_migrations.errors import ExecutionError, LeaseLost, TransitionRefused
 from async_migrations.lifecycle import Lease, Origin, Request
+from async_migrations.limits import OutOfLimits
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
-from async_migrations.states import TERMINAL, Direction, Status
+from async_migrations.states import TERMINAL, Direction, Kind, Status, StopRequest
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "60"))
 DEEP = "HYPOTHESIS_EXAMPLES" in os.environ
@@ -52,15 +53,25 @@ PROFILE = settings(
     suppress_health_check=list(HealthCheck),
 )
 
-NAMES = ("books.migrations.0001", "books.migrations.0002")
+KINDS = {"books.migrations.0001": Kind.BACKFILL, "books.migrations.0002": Kind.SQL}
+NAMES = tuple(KINDS)
 MOVES = {edge.name: edge for edge in states.TRANSITIONS}
 # What `migrate` does when it makes the row is recorded under the name of its operation.
 OPERATIONS = ("schedule", "run", "rollback")
 RETRYABLE = ExecutionError(code="deadlock", message="no", retryable=True)
 FINAL = ExecutionError(code="syntax_error", message="no")
 LATER = timedelta(hours=1)
+PROGRESS: dict[str, Any] = {
+    "phase": "x",
+    "progress_done": 1,
+    "progress_total": 2,
+    "progress_rate": 0.5,
+    "eta_seconds": 2,
+    "throttled": {"reason": "lock_waiters", "value": 4, "limit": 3, "since": "2026-11-22T10:00:00Z"},
+}
 
 names = st.sampled_from(NAMES)
+values = st.sampled_from([None, 1, 2, 0.5, True, {"lock_waiters": 3}])
 
 
 class Lifecycle(RuleBasedStateMachine):
@@ -83,7 +94,7 @@ class Lifecycle(RuleBasedStateMachine):
     @initialize(room=st.integers(1, 2), most=st.integers(1, 3))
     def begin(self, room: int, most: int) -> None:
         self.room = django_settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = room
-        lifecycle.take_over(Request("schedule", NAMES[0], "default", "SELECT 1", "SELECT 0", {"max_attempts": most}))
+        lifecycle.take_over(_request("schedule", NAMES[0], "SELECT 1", most))
 
     def _any(self, **wanted: Any) -> bool:
         """Whether a row was so after the last step; a step that would do nothing is not worth its time."""
@@ -99,7 +110,7 @@ class Lifecycle(RuleBasedStateMachine):
         most=st.integers(1, 3),
     )
     def migrate(self, name: str, operation: str, sql: str, most: int) -> Request:
-        request = Request(operation, name, "default", sql, "SELECT 0", {"max_attempts": most})
+        request = _request(operation, name, sql, most)
         self._asked(lambda: lifecycle.take_over(request))
         return request
 
@@ -120,6 +131,29 @@ class Lifecycle(RuleBasedStateMachine):
         self._ask(name, lambda pk: lifecycle.run(pk, Origin("alice"), run_at=run_at))
 
     @rule(name=names)
+    def pause(self, name: str) -> None:
+        self._ask(name, lambda pk: lifecycle.pause(pk, Origin("alice")))
+
+    @rule(name=names)
+    def resume(self, name: str) -> None:
+        before = lifecycle.rows().filter(name=name).first()
+        if self._ask(name, lambda pk: lifecycle.resume(pk, Origin("alice"))) and before is not None:
+            now = lifecycle.get(before.pk)
+            kept = ("direction", "has_run", "progress_done", "started_at", "tuning", "quarantined")
+            assert all(getattr(now, field) == getattr(before, field) for field in kept)
+
+    @rule(name=names, changes=st.dictionaries(st.sampled_from(limits.NAMES), values, max_size=2))
+    def tune(self, name: str, changes: dict[str, Any]) -> None:
+        """All of it is granted, or none; nothing but the values changes."""
+        before = self._row(name)
+        if self._ask(name, lambda pk: lifecycle.tune(pk, Origin("alice"), changes)):
+            now = self._row(name)
+            assert {key for key in now if now[key] != before[key]} <= {"tuning", "priority", "updated_at"}
+            priority = changes.pop("priority", now["priority"]) or 0
+            wanted = {key: value for key, value in (before["tuning"] | changes).items() if value is not None}
+            assert (now["tuning"], now["priority"]) == (wanted, priority)
+
+    @rule(name=names)
     def cancel(self, name: str) -> None:
         self._ask(name, lambda pk: lifecycle.cancel(pk, Origin("alice")))
 
@@ -127,20 +161,22 @@ class Lifecycle(RuleBasedStateMachine):
     def roll_back(self, name: str) -> None:
         self._ask(name, lambda pk: lifecycle.rollback(pk, Origin("alice")))
 
-    def _ask(self, name: str, verb: Callable[[int], lifecycle.Answer]) -> None:
-        """Ask, and ask again: the second time nothing changes."""
+    def _ask(self, name: str, verb: Callable[[int], lifecycle.Answer]) -> bool:
+        """Ask, and ask again: the second time nothing changes. Return whether it was granted."""
         row = lifecycle.rows().filter(name=name).first()
-        if row is not None and self._asked(lambda: verb(row.pk)):
-            before = self._seen()
-            assert not verb(row.pk).changed
-            assert self._seen() == before
+        if row is None or not self._asked(lambda: verb(row.pk)):
+            return False
+        before = self._seen()
+        assert not verb(row.pk).changed
+        assert self._seen() == before
+        return True
 
     def _asked(self, ask: Callable[[], object]) -> bool:
         """Return whether it was granted; what is refused changes nothing."""
         before = self._seen()
         try:
             ask()
-        except TransitionRefused:
+        except (TransitionRefused, OutOfLimits):
             assert self._seen() == before
             return False
         return True
@@ -161,7 +197,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     @rule(lease=leases)
     def renew(self, lease: Lease) -> None:
-        self._write(lease, lambda: lifecycle.renew(lease, phase="x", progress_done=1, progress_total=2))
+        self._write(lease, lambda: lifecycle.renew(lease, **PROGRESS))
 
     @rule(lease=leases)
     def note(self, lease: Lease) -> None:
@@ -189,11 +225,26 @@ class Lifecycle(RuleBasedStateMachine):
             self._write(lease, lambda: lifecycle.fail(lease, RETRYABLE))
 
     @rule(lease=leases)
-    def obey(self, lease: Lease) -> None:
-        """Write CANCELLED if the lease's own renewal says so."""
+    def obey_a_cancel(self, lease: Lease) -> None:
+        """Write CANCELLED if the lease's own renewal says so: nobody takes a cancel back."""
         with suppress(LeaseLost):
-            if lifecycle.renew(lease):
+            if lifecycle.renew(lease).stop == StopRequest.CANCEL:
                 self._write(lease, lambda: lifecycle.cancelled(lease))
+
+    @rule(lease=leases)
+    def obey_a_pause(self, lease: Lease) -> None:
+        """Reach a checkpoint and stop there; the pause may have been taken back or overtaken by a cancel meanwhile."""
+        row = lifecycle.get(lease.pk)
+        self._write(lease, lambda: lifecycle.paused(lease))
+        if row.lease_token == lease.token:
+            now = lifecycle.get(lease.pk)
+            asked = row.stop_requested == StopRequest.PAUSE
+            assert now.status == (Status.PAUSED if asked else Status.STARTED)
+            assert now.stop_requested == (None if asked else row.stop_requested)
+
+    @rule(lease=leases)
+    def set_a_row_aside(self, lease: Lease) -> None:
+        self._write(lease, lambda: lifecycle.renew(lease, quarantined=1))
 
     @rule(lease=consumes(leases))
     def crash(self, lease: Lease) -> None:
@@ -217,6 +268,12 @@ class Lifecycle(RuleBasedStateMachine):
     def the_worker_falls_silent(self, name: str) -> None:
         self.the_lease_runs_out(name)
         self.reap()
+
+    @precondition(lambda self: self._any(status=Status.IN_PROGRESS))
+    @rule(name=names)
+    def the_worker_falls_silent_before_it_obeys(self, name: str) -> None:
+        self.pause(name)
+        self.the_worker_falls_silent(name)
 
     @precondition(lambda self: self._any(status=Status.IN_PROGRESS))
     @rule(name=names)
@@ -280,9 +337,16 @@ class Lifecycle(RuleBasedStateMachine):
                 assert lease.attempt == row.attempt + 1
                 transaction.set_rollback(True)
 
+    def _row(self, name: str) -> dict[str, Any]:
+        return dict(next(iter(lifecycle.rows().filter(name=name).values()), {}))
+
     def _seen(self) -> tuple[list[Any], int]:
         rows: list[Any] = list(lifecycle.rows().filter(name__in=NAMES).order_by("pk").values())
         return rows, AsyncMigrationEvent.objects.count()
+
+
+def _request(operation: str, name: str, sql: str, most: int) -> Request:
+    return Request(operation, name, "default", sql, "SELECT 0", {"max_attempts": most}, KINDS[name])
 
 
 def _check(row: AsyncMigrationStatus) -> None:
@@ -303,8 +367,12 @@ def _check(row: AsyncMigrationStatus) -> None:
         assert not row.has_run
     if leased or row.status == Status.FINISHED:
         assert row.has_run
+    if row.status == Status.PAUSED:
+        assert (row.phase, row.eta_seconds, row.progress_rate) == ("", None, None)
+    assert row.kind == KINDS[row.name]
+    assert not row.tuning or row.kind == Kind.BACKFILL
     if not leased:
-        assert row.waiting_on == []
+        assert (row.waiting_on, row.throttled) == ([], None)
     if row.terminal:
         assert row.phase == ""
 
@@ -348,6 +416,7 @@ def test_what_is_cancelled_in_line_does_not_wait_any_more() -> None:
     assert lifecycle.claim(first, "worker") is not None
     before = lifecycle.get(second).updated_at
     assert lifecycle.claim(second, "worker") is None
+    lifecycle.note_waiting()
     waiting = lifecycle.get(second)
     assert waiting.phase.startswith("waits for its turn")
     assert waiting.updated_at > before, "a poller with the ETag from before would not learn it"

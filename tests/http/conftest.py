@@ -99,12 +99,19 @@ def _rolled_back(pk: int) -> None:
     lifecycle.succeed(begin(pk))
 
 
+def _paused(pk: int) -> None:
+    lease = _in_progress(pk)
+    lifecycle.pause(pk, ORIGIN)
+    lifecycle.paused(lease)
+
+
 _LEADS_TO: dict[Status, Callable[[int], object]] = {
     Status.SCHEDULED: lambda pk: None,
     Status.STARTED: _started,
     Status.IN_PROGRESS: _in_progress,
     Status.FINISHED: _finished,
     Status.ERROR: lambda pk: lifecycle.fail(_in_progress(pk), BROKEN),
+    Status.PAUSED: _paused,
     Status.CANCELLED: lambda pk: lifecycle.cancel(pk, ORIGIN),
     Status.ROLLED_BACK: _rolled_back,
 }

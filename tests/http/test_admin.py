@@ -219,6 +219,42 @@ def test_cancel_of_what_is_in_progress_asks_the_worker(browser, migration):
     assert b"asked to stop" in client.get(LIST).content
 
 
+def test_pause_stops_what_has_not_begun_and_resume_goes_on(browser, migration):
+    row = migration(status=Status.STARTED)
+    client = browser("run", "cancel", "rollback")
+    assert act(client, "pause", row)[1] == [("success", f"{row.name} on default: PAUSED.")]
+    page = client.get(detail(row)).content.decode()
+    assert re.findall(r'name="action" value="(\w+)"', page) == [
+        "run_selected", "resume_selected", "cancel_selected", "rollback_selected"
+    ]  # fmt: skip
+    assert act(client, "resume", row)[1] == [("success", f"{row.name} on default: in line for a worker.")]
+    assert status(row) == Status.STARTED
+
+
+def test_pause_of_what_is_in_progress_asks_the_worker_and_can_be_taken_back(browser, migration):
+    row = migration(status=Status.STARTED)
+    lifecycle.claim(row.pk, "worker-1:7")
+    client = browser("run", "cancel")
+    assert "asked to pause; the worker stops at the next checkpoint" in act(client, "pause", row)[1][0][1]
+    assert b"asked to pause" in client.get(LIST).content
+    page = client.get(detail(row)).content.decode()
+    assert re.findall(r'name="action" value="(\w+)"', page) == ["resume_selected", "cancel_selected"]
+    assert "in progress, attempt 1" in act(client, "resume", row)[1][0][1]
+    act(client, "cancel", row)
+    assert b'name="action"' not in client.get(detail(row)).content, "what is being cancelled offers nothing"
+
+
+def test_the_detail_of_a_backfill_says_what_it_waits_for_and_what_was_set(browser, migration):
+    row = migration(status=Status.FINISHED)
+    throttled = {"reason": "lock_waiters", "value": 7, "limit": 4, "since": "2026-11-22T10:00:00Z"}
+    lifecycle.rows().filter(pk=row.pk).update(throttled=throttled, tuning={"batch_size": 5}, quarantined=2)
+    page = browser("run").get(detail(row)).content.decode()
+    assert "lock_waiters: 7, limit 4" in page
+    assert "batch_size&quot;: 5" in page
+    assert re.search(r'field-quarantined.*?readonly">2<', page, re.DOTALL)
+    assert re.findall(r'name="action" value="(\w+)"', page) == ["run_selected"], "for what was set aside"
+
+
 def test_one_refusal_says_why_and_what_is_allowed_and_keeps_nothing_else_from_happening(browser, migration):
     done, waits = migration("0001_done", status=Status.FINISHED), migration("0002_waits")
     _, told = act(browser("cancel"), "cancel", done, waits)
@@ -277,6 +313,14 @@ def test_a_viewer_sees_no_action_at_all(browser, migration):
     for verb in ("run", "cancel", "rollback"):
         act(client, verb, row, confirmed="yes")
     assert status(row) == Status.ERROR
+
+
+def test_pause_and_resume_need_the_permission_to_run(browser, migration):
+    row = migration(status=Status.STARTED)
+    client = browser("cancel", "rollback", "tune")
+    assert "pause_selected" not in client.get(LIST).content.decode() + client.get(detail(row)).content.decode()
+    act(client, "pause", row)
+    assert status(row) == Status.STARTED
 
 
 def test_who_may_act_but_not_look_is_refused(migration):

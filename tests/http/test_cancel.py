@@ -12,7 +12,7 @@ def url(pk):
     return f"/api/async-migrations/{pk}/cancel"
 
 
-@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.STARTED, Status.ERROR])
+@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.STARTED, Status.PAUSED, Status.ERROR])
 def test_it_works(operator, migration, status):
     row = migration(status)
 

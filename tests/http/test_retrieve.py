@@ -23,8 +23,8 @@ def test_it_works(viewer, migration):
 
     assert response.status_code == 200
     found = response.json()
-    detail = ["queued_behind", "priority", "sql_forwards", "sql_backwards", "sql_digest", "options"]
-    assert list(found) == [*FIELDS, *detail]
+    detail = ["queued_behind", "priority", "tuning", "quarantined"]
+    assert list(found) == [*FIELDS, *detail, "sql_forwards", "sql_backwards", "sql_digest", "options"]
     assert found["sql_forwards"] == "SELECT 'forwards'"
     assert found["sql_backwards"] == "SELECT 'backwards'"
     assert found["created_at"].endswith("Z")
@@ -32,7 +32,7 @@ def test_it_works(viewer, migration):
     assert response["ETag"].startswith('"')
 
 
-@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.STARTED, Status.IN_PROGRESS])
+@pytest.mark.parametrize("status", [Status.SCHEDULED, Status.STARTED, Status.IN_PROGRESS, Status.PAUSED])
 def test_a_poller_is_told_when_to_look_again(viewer, migration, status):
     response = viewer.get(url(migration(status).pk))
     assert response.json()["terminal"] is False
@@ -83,9 +83,24 @@ def test_every_change_changes_the_etag(viewer, migration):
     seen.append(viewer.get(url(row.pk))["ETag"])
     lifecycle.renew(lease, progress_done=1)
     seen.append(viewer.get(url(row.pk))["ETag"])
+    lifecycle.tune(row.pk, ORIGIN, {"priority": 1})
+    seen.append(viewer.get(url(row.pk))["ETag"])
+    lifecycle.pause(row.pk, ORIGIN)
+    seen.append(viewer.get(url(row.pk))["ETag"])
+    lifecycle.resume(row.pk, ORIGIN)
+    seen.append(viewer.get(url(row.pk))["ETag"])
     lifecycle.cancel(row.pk, ORIGIN)
     seen.append(viewer.get(url(row.pk))["ETag"])
     assert len(set(seen)) == len(seen)
+
+
+def test_what_a_backfill_waits_for_and_has_set_aside_is_told(viewer, migration):
+    row = migration(Status.IN_PROGRESS, kind="backfill")
+    throttled = {"reason": "lock_waiters", "value": 7, "limit": 4, "since": "2026-11-22T10:00:00Z"}
+    type(row).objects.filter(pk=row.pk).update(throttled=throttled, quarantined=2, tuning={"batch_size": 5})
+    found = viewer.get(url(row.pk)).json()
+    assert (found["throttled"], found["quarantined"], found["tuning"]) == (throttled, 2, {"batch_size": 5})
+    assert viewer.get("/api/async-migrations").json()["results"][0]["throttled"] == throttled
 
 
 def test_a_rate_that_json_cannot_carry_is_not_known(viewer, migration):

@@ -47,8 +47,8 @@ def test_the_event_says_who_asked_and_in_which_request(operator, migration):
     assert (event.kind, event.by, event.request_id) == ("run", "operator-1", "ci-4711")
 
 
-@pytest.mark.parametrize("status", [Status.ERROR, Status.CANCELLED, Status.ROLLED_BACK])
-def test_what_has_ended_can_be_run_again(operator, migration, status):
+@pytest.mark.parametrize("status", [Status.ERROR, Status.CANCELLED, Status.ROLLED_BACK, Status.PAUSED])
+def test_what_has_ended_or_rests_can_be_run_again(operator, migration, status):
     response = operator.post(url(migration(status).pk), content_type="application/json")
     assert (response.status_code, response.json()["status"]) == (202, "STARTED")
 
@@ -66,6 +66,14 @@ def test_what_is_finished_already_is_200(operator, migration):
     response = operator.post(url(migration(Status.FINISHED).pk), content_type="application/json")
     assert (response.status_code, response.json()["status"]) == (200, "FINISHED")
     assert "Retry-After" not in response
+
+
+def test_rows_that_were_set_aside_are_tried_again(operator, migration):
+    row = migration(Status.FINISHED, kind="backfill")
+    type(row).objects.filter(pk=row.pk).update(quarantined=1)
+    response = operator.post(url(row.pk), content_type="application/json")
+    assert (response.status_code, response.json()["status"]) == (202, "STARTED")
+    assert row.events.last().kind == "retry"
 
 
 def test_a_later_start_is_taken(operator, migration):
@@ -116,7 +124,7 @@ def test_a_migration_that_goes_backwards_cannot_be_run(operator, migration):
     lifecycle.rollback(row.pk, ORIGIN)
     begin(row.pk)
     problem = assert_problem(operator.post(url(row.pk), content_type="application/json"), 409, "invalid_transition")
-    assert (problem["status_now"], problem["allowed"]) == ("IN PROGRESS", ["cancel"])
+    assert (problem["status_now"], problem["allowed"]) == ("IN PROGRESS", ["pause", "cancel"])
 
 
 def test_if_match_lets_pass_what_was_read(operator, migration):

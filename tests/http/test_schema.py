@@ -6,6 +6,7 @@ import pytest
 import yaml
 from django.core.management import call_command
 
+from async_migrations import limits
 from async_migrations.rest.problems import CODES, MEDIA_TYPE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,8 +18,12 @@ OPERATIONS = {
     "async_migrations_janitor_drop": ("post", "/api/async-migrations/janitor/drop"),
     "async_migrations_retrieve": ("get", "/api/async-migrations/{id}"),
     "async_migrations_run": ("post", "/api/async-migrations/{id}/run"),
+    "async_migrations_pause": ("post", "/api/async-migrations/{id}/pause"),
+    "async_migrations_resume": ("post", "/api/async-migrations/{id}/resume"),
     "async_migrations_cancel": ("post", "/api/async-migrations/{id}/cancel"),
     "async_migrations_rollback": ("post", "/api/async-migrations/{id}/rollback"),
+    "async_migrations_tune": ("patch", "/api/async-migrations/{id}/tuning"),
+    "async_migrations_quarantine_list": ("get", "/api/async-migrations/{id}/quarantine"),
     "async_migrations_events_list": ("get", "/api/async-migrations/{id}/events"),
 }
 
@@ -81,7 +86,7 @@ def test_every_answer_names_its_headers(operation):
 
 
 def test_verbs_name_what_they_answer_in_headers(document):
-    for name in ("run", "cancel", "rollback"):
+    for name in ("run", "pause", "resume", "cancel", "rollback"):
         method, path = OPERATIONS[f"async_migrations_{name}"]
         operation = document["paths"][path][method]
         for status in ("200", "202"):
@@ -91,8 +96,15 @@ def test_verbs_name_what_they_answer_in_headers(document):
 
 
 def test_unknown_fields_are_said_to_be_refused(document):
-    for name in ("RunRequest", "EmptyRequest", "DropRequest"):
+    for name in ("RunRequest", "EmptyRequest", "DropRequest", "PatchedTuningRequest"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
+
+
+def test_the_limits_of_live_tuning_are_said(document):
+    values = document["components"]["schemas"]["PatchedTuningRequest"]["properties"]
+    assert set(values) == set(limits.NAMES)
+    assert (values["batch_size"]["minimum"], values["batch_size"]["maximum"]) == (1, 1_000_000)
+    assert set(values["throttle"]["oneOf"][1]["properties"]) == set(limits.THRESHOLDS)
 
 
 def test_polling_is_described(document):

@@ -16,6 +16,7 @@ APP = "async_migrations"
 # rooms side by side.
 FLOORS = {
     "errors": 0,
+    "limits": 0,
     "states": 0,
     "conf": 0,
     "migrations": 1,
@@ -27,6 +28,7 @@ FLOORS = {
     "execution.*": 3,
     "tasks": 4,
     "asking": 5,
+    "handing_over": 5,
     "migration_helpers": 5,
     "rest": 5,
     "rest.*": 5,

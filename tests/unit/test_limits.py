@@ -14,11 +14,11 @@ from async_migrations.limits import OutOfLimits
 @pytest.mark.parametrize("name", limits.NUMBERS)
 def test_the_ends_are_within_and_what_lies_beyond_is_not(name):
     number = limits.NUMBERS[name]
-    for value in (number.low, number.high, None):
-        limits.check({name: value})
-    for value in (number.low - 0.001, number.high + 0.001, nan, inf, -inf, "5", True, [], {}):
+    for within in (number.low, number.high, None):
+        limits.check({name: within})
+    for beyond in (number.low - 0.001, number.high + 0.001, nan, inf, -inf, "5", True, [], {}):
         with pytest.raises(OutOfLimits) as refusal:
-            limits.check({name: value})
+            limits.check({name: beyond})
         assert list(refusal.value.errors) == [name]
 
 

@@ -10,31 +10,36 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, ProgrammingError
 
 from async_migrations import lifecycle
-from async_migrations.asking import ask, tell
+from async_migrations.asking import ask, tell, tell_tuned
 from async_migrations.conf import conf
 from async_migrations.errors import ExecutionError, NotALeftover, TransitionRefused
 from async_migrations.execution import janitor
 from async_migrations.execution.janitor import Leftover
-from async_migrations.lifecycle import Origin
+from async_migrations.lifecycle import Answer, Origin
+from async_migrations.limits import OutOfLimits
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
 from async_migrations.management.waiting import Bars, Exit, Lines, Watch, describe, wait
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 
-WANTED = {"run": Status.FINISHED, "cancel": Status.CANCELLED, "rollback": Status.ROLLED_BACK}
+WANTED = {
+    "run": Status.FINISHED,
+    "pause": Status.PAUSED,
+    "cancel": Status.CANCELLED,
+    "rollback": Status.ROLLED_BACK,
+}
 Options = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List, show, run, cancel and roll back async migrations, wait for them, and clean up."
+    help = "List, show, run, pause, cancel, roll back and tune async migrations, wait for them, and clean up."
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
 
@@ -55,6 +60,7 @@ class Command(BaseCommand):
             "list": self._list,
             "show": self._show,
             "wait": self._wait,
+            "tune": self._tune,
             "janitor": self._janitor,
         }
         try:
@@ -97,13 +103,15 @@ class Command(BaseCommand):
         return Exit.DONE
 
     def _request(self, options: Options) -> Exit:
-        """Run, cancel or roll back; all names are looked up before anything is asked for."""
+        """Run, pause, cancel and so on; all names are looked up before anything is asked for."""
         verb = options["verb"]
         rows = find(options["migrations"], options["database"])
         if verb == "rollback" and not options["no_input"] and not self._confirmed(rows):
             self.stderr.write("Nothing was rolled back.")
             return Exit.REFUSED
-        watches, refused = self._ask_each(verb, rows, options.get("run_at"))
+        origin = Origin(by=_who())
+        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, run_at=options.get("run_at")), tell)
+        watches = [_watch(verb, answer.migration) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
             code = self._wait_for(watches, options["timeout"])
@@ -111,25 +119,32 @@ class Command(BaseCommand):
             code = Exit.FAILED
         if self.display.as_json:
             self.display.json([as_dict(watch.row) for watch in watches])
-        return Exit.REFUSED if refused else code
+        return Exit.REFUSED if len(answers) < len(rows) else code
 
     def _ask_each(
-        self, verb: str, rows: Sequence[AsyncMigrationStatus], run_at: datetime | None
-    ) -> tuple[list[Watch], int]:
-        """Return what to wait for, and how many were refused; one refusal keeps nothing else from happening."""
-        origin = Origin(by=_who())
-        watches = []
+        self, rows: Sequence[AsyncMigrationStatus], wish: Callable[[int], Answer], told: Callable[[Answer], str]
+    ) -> list[Answer]:
+        """Ask for each one by itself, and return what was granted; one refusal keeps nothing else from happening."""
+        answers = []
         for row in rows:
             try:
-                answer = ask(verb, row.pk, origin, run_at=run_at)
-            except TransitionRefused as exc:
-                self.stderr.write(f"Refused: {exc}")
+                answer = wish(row.pk)
+            except (TransitionRefused, OutOfLimits) as exc:
+                self.stderr.write(printable(f"Refused: {exc}"))
             except AsyncMigrationStatus.DoesNotExist:
                 self.stderr.write(f"Refused: {row.name} on {row.database} is not there any more.")
             else:
-                self.display.line(tell(answer))
-                watches.append(Watch(answer.migration, WANTED[verb]))
-        return watches, len(rows) - len(watches)
+                self.display.line(told(answer))
+                answers.append(answer)
+        return answers
+
+    def _tune(self, options: Options) -> Exit:
+        rows, changes = find(options["migrations"], options["database"]), dict(options["changes"])
+        origin = Origin(by=_who())
+        answers = self._ask_each(rows, lambda pk: lifecycle.tune(pk, origin, changes), tell_tuned)
+        if self.display.as_json:
+            self.display.json([detail_as_dict(answer.migration) for answer in answers])
+        return Exit.REFUSED if len(answers) < len(rows) else Exit.DONE
 
     def _wait(self, options: Options) -> Exit:
         watches = [Watch.of(row) for row in find(options["migrations"], options["database"])]
@@ -169,12 +184,14 @@ class Command(BaseCommand):
 
     def _wait_for(self, watches: Sequence[Watch], timeout: float | None) -> Exit:
         for watch in watches:
-            if watch.row.status in {Status.SCHEDULED, Status.PAUSED}:
+            if watch.row.status == Status.SCHEDULED:
                 self.stderr.write(f"{describe(watch.row)}: nobody has started it yet; `run` does.")
+            elif watch.row.status == Status.PAUSED != watch.wanted:
+                self.stderr.write(f"{describe(watch.row)}: it goes on when somebody says `resume`.")
         try:
             code = wait(watches, timeout, Bars(self.display.console) if self.display.rich else Lines(self.display))
         except KeyboardInterrupt:
-            going = [str(watch.row.pk) for watch in watches if not watch.row.terminal]
+            going = [str(watch.row.pk) for watch in watches if not watch.over]
             self.stderr.write(
                 f"Interrupted; nothing was stopped, the migrations go on. Look again: "
                 f"manage.py async_migrations wait {' '.join(going)}"
@@ -229,12 +246,17 @@ def _reasons(watches: Sequence[Watch], timeout: float | None) -> Iterator[str]:
     """Say for each migration that did not end as wanted what became of it."""
     for watch in watches:
         row = watch.row
-        if not row.terminal:
+        if not watch.over:
             yield f"After {timeout:g} s still going on: {describe(row)}"
         elif row.status != watch.wanted:
             error = row.meta.get("error") or {}
             said = " ".join(str(error[key]) for key in ("message", "detail", "hint") if error.get(key))
             yield f"{row.pk} {row.name} on {row.database} ended as {row.status}, not {watch.wanted}. {said}".rstrip()
+
+
+def _watch(verb: str, row: AsyncMigrationStatus) -> Watch:
+    """Return what to wait for after a verb; who resumes wants the end that the migration had before it."""
+    return Watch(row, WANTED[verb]) if verb in WANTED else Watch.of(row)
 
 
 def _who() -> str:
