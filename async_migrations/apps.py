@@ -8,6 +8,6 @@ class AsyncMigrationsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import checks, migration_helpers  # noqa: F401
+        from . import checks, handing_over  # noqa: F401
 
-        post_migrate.connect(migration_helpers.after_migrate, sender=self, dispatch_uid="async_migrations")
+        post_migrate.connect(handing_over.after_migrate, sender=self, dispatch_uid="async_migrations")

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from django.db import NotSupportedError, connections
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from django.db.migrations.state import StateApps
 
-from . import lifecycle
+from . import limits
 from .conf import conf
-from .errors import InvalidDefinition, TablesMissing
-from .execution import session, statements
-from .execution.attempt import advisory_key
+from .errors import InvalidDefinition
+from .execution import definition, statements
 from .execution.guard import Mode
+from .execution.window import Window
+from .handing_over import hand_over
 from .lifecycle import Request
-from .models import AsyncMigrationCheckpoint, AsyncMigrationStatus
-from .states import Status
+from .states import Kind
 
 Operation = Callable[[StateApps, BaseDatabaseSchemaEditor], None]
 
-# The advisory locks that this process holds until its `migrate` is through, by alias. They keep a worker that hears of
-# a migration too early from meeting the files that `migrate` has yet to apply (they may touch the same tables).
-_held: dict[str, set[str]] = {}
+# More than this share the time of a server's cores rather than add to it.
+_MOST_LANES = 64
 
 
 def make_sql_migration(
@@ -72,47 +72,167 @@ def make_sql_migration(
         **_guard(guard),
     }
 
-    def ask(operation: str, schema_editor: BaseDatabaseSchemaEditor) -> None:
-        alias = schema_editor.connection.alias
-        request = Request(operation, name, alias, sql_forwards, sql_backwards, options)
-        if schema_editor.collect_sql:
-            _show(request, schema_editor)
-        elif schema_editor.connection.vendor == "postgresql":
-            _hand_over(request, schema_editor)
-        elif schema_editor.connection.vendor != "sqlite":
-            raise NotSupportedError(f"async_migrations carries SQL out on PostgreSQL; {alias!r} is another database.")
-        elif apply_on_sqlite:
-            _carry_out_in_place(request, schema_editor)
+    return _operations(
+        Request("", name, "", sql_forwards, sql_backwards, options),
+        apply_on_sqlite=apply_on_sqlite,
+        execute_immediately=execute_immediately,
+    )
+
+
+def make_backfill_migration(
+    *,
+    migration_name: str | None = None,
+    table: str | None = None,
+    model: str | None = None,
+    update: str | None = None,
+    sql: str | None = None,
+    process: str | None = None,
+    where: str = "",
+    rollback_update: str | None = None,
+    rollback_sql: str | None = None,
+    rollback: str = "refuse",
+    key: str | Sequence[str] = (),
+    lanes: int = 1,
+    batch_size: int | None = None,
+    target_batch_seconds: float | None = None,
+    batch_delay_seconds: float | None = None,
+    duty_cycle: float | None = None,
+    max_rows_per_second: float | None = None,
+    throttle: bool | Mapping[str, float | None] | None = None,
+    window: str | None = None,
+    on_bad_row: str = "stop",
+    max_bad_rows: int = 0,
+    verify: str = "take",
+    count: str = "estimate",
+    analyze: bool = False,
+    lock_timeout: timedelta | float | None = None,
+    max_attempts: int | None = None,
+    settings: dict[str, str] | None = None,
+    priority: int = 0,
+    apply_on_sqlite: bool = False,
+    execute_immediately: bool = False,
+) -> tuple[Operation, Operation]:
+    """Return (forwards, backwards) for `migrations.RunPython`: a change of many rows, in batches, that a worker makes.
+
+    migration_name: as for `make_sql_migration`.
+    table, model: whose rows are walked: a table's name as SQL, or a model's label, e.g. "tasks.Task".
+    update: what stands behind SET in an UPDATE of the table. sql: instead any INSERT, UPDATE, DELETE or MERGE with
+        `{batch}` in its WHERE, or `{batch:t}` where the table has the alias t. process: instead of both the dotted path
+        of a function that gets the rows of a batch (with `model` a queryset, otherwise a list of dicts) in the batch's
+        transaction and may return how many it changed; the worker then needs the project's code.
+    where: which rows are meant, as SQL; without it each row up to the last one of the start is visited once.
+    rollback_update, rollback_sql: the same for the way back, for all rows. Without them `rollback` says what happens
+        then: "refuse", or "noop", which leaves the rows as they are.
+    key: columns of a unique B-tree index to walk by, in its order; the primary key by itself.
+    lanes: ranges of the key that several workers may carry out at once.
+    batch_size: rows of the largest batch (setting, 10,000). target_batch_seconds: that a batch is to take (0.5).
+    batch_delay_seconds: rest after each batch (0). duty_cycle: share of the time at work, up to 1 (0.85).
+    max_rows_per_second: bound for all lanes together.
+    throttle: False does not look at the health of the database; a dict has thresholds that win over the settings.
+    window: times of day in which it works, e.g. "22:00-06:00 Europe/Berlin".
+    on_bad_row: "stop" ends in ERROR over a row that cannot be changed, "quarantine" sets it aside and goes on; more of
+        them than max_bad_rows end in ERROR after all others are done.
+    verify: with `where`, what is done at the end about rows that meet it still, written meanwhile: "take" them along,
+        "report" them in an event, or "off".
+    count: "estimate" the rows from the statistics, or "exact", which reads them all first.
+    analyze: ANALYZE the table at the end.
+    lock_timeout: seconds or timedelta that a batch waits for a row that others have locked (0.2), before it is tried
+        again later.
+    max_attempts, settings, priority, apply_on_sqlite, execute_immediately: as for `make_sql_migration`.
+
+    Raises InvalidDefinition, a ValueError, for what cannot be carried out; what only the database can tell, such as a
+    table without a key, is refused by `migrate`, or when it starts if there is no such table yet.
+    """
+    name = _checked_name(migration_name)
+    _require_one(table=table, model=model)
+    _require_one(update=update, sql=sql, process=process)
+    numbers: dict[str, Any] = {
+        "batch_size": batch_size,
+        "target_batch_seconds": target_batch_seconds,
+        "batch_delay_seconds": batch_delay_seconds,
+        "duty_cycle": duty_cycle,
+        "max_rows_per_second": max_rows_per_second,
+        "throttle": dict(throttle) if isinstance(throttle, Mapping) else throttle,
+    }
+    limits.check(numbers)
+    _require_word("on_bad_row", on_bad_row, ("stop", "quarantine"))
+    _require_word("verify", verify, ("take", "report", "off"))
+    _require_word("count", count, ("estimate", "exact"))
+    _require_word("rollback", rollback, ("refuse", "noop"))
+    if not 1 <= lanes <= _MOST_LANES:
+        raise InvalidDefinition(f"lanes is {lanes!r}: give 1 to {_MOST_LANES}.")
+    if window:
+        Window.parse(window)
+    options = {
+        **{option: value for option, value in numbers.items() if value is not None},
+        **_durations(lock_timeout=lock_timeout),
+        **_numbers(max_attempts, priority),
+        **_given(
+            table=table,
+            model=model,
+            where=where.strip(),
+            key=[key] if isinstance(key, str) else list(key),
+            window=window,
+            settings=dict(settings or {}),
+            analyze=analyze,
+            max_bad_rows=max_bad_rows,
+        ),
+        **{
+            option: value
+            for option, value, default in (
+                ("lanes", lanes, 1),
+                ("on_bad_row", on_bad_row, "stop"),
+                ("verify", verify, "take"),
+                ("count", count, "estimate"),
+            )
+            if value != default
+        },
+    }
+
+    def texts(relation: str) -> tuple[str, str]:
+        forwards = (
+            definition.process_text(process)
+            if process
+            else sql or definition.update_text(relation, update or "", where.strip())
+        )
+        backwards = rollback_sql or (definition.update_text(relation, rollback_update) if rollback_update else "")
+        return forwards, backwards or (definition.NOOP if rollback == "noop" else "")
+
+    for text in texts(table or "x"):
+        if text and text != definition.NOOP and not text.startswith(definition.PROCESS):
+            definition.check_text(text)
+
+    def request(apps: StateApps) -> Request:
+        relation = table or _table_of(apps, model or "")
+        return Request("", name, "", *texts(relation), {**options, "table": relation}, Kind.BACKFILL.value)
+
+    return _operations(request, apply_on_sqlite=apply_on_sqlite, execute_immediately=execute_immediately)
+
+
+def _operations(
+    wanted: Request | Callable[[StateApps], Request], *, apply_on_sqlite: bool, execute_immediately: bool
+) -> tuple[Operation, Operation]:
+    """Return the two functions for RunPython. wanted: what is asked for, but for operation and database."""
+
+    def ask(operation: str, apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
+        base = wanted if isinstance(wanted, Request) else wanted(apps)
+        request = replace(base, operation=operation, database=schema_editor.connection.alias, id=str(uuid.uuid4()))
+        hand_over(request, schema_editor, apply_on_sqlite=apply_on_sqlite)
 
     def forwards(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         wait = conf.allow_scheduled_migrations and not execute_immediately
-        ask("schedule" if wait else "run", schema_editor)
+        ask("schedule" if wait else "run", apps, schema_editor)
 
     def backwards(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-        ask("rollback", schema_editor)
+        ask("rollback", apps, schema_editor)
 
-    forwards.async_migration = name  # type: ignore[attr-defined]
+    forwards.async_migration = True  # type: ignore[attr-defined]
     return forwards, backwards
 
 
 def is_async_migration(operation: object) -> bool:
     """Whether a function that RunPython would call was made here."""
     return hasattr(operation, "async_migration")
-
-
-def after_migrate(using: str, **kwargs: Any) -> None:
-    """When `migrate` is through (`post_migrate`): take over what it left in the target, and send the messages."""
-    connection = connections[using]
-    for key in _held.pop(using, set()):
-        session.drop_lock(connection, key)
-    if _missing_tables(using) or _missing_tables(conf.control_database):
-        return
-    if using != conf.control_database:
-        lifecycle.collect_requests(using)
-    from . import tasks  # Not before: importing it binds the actor to the broker, which other apps may set when ready.
-
-    for pk in lifecycle.in_line(using).filter(dispatched_at=None, attempt=0).values_list("pk", flat=True):
-        tasks.send_soon(pk)
 
 
 def _checked_name(name: str | None) -> str:
@@ -155,59 +275,28 @@ def _seconds(key: str, value: timedelta | float) -> float:
     return seconds
 
 
-def _show(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Show under `sqlmigrate` what a worker would run."""
-    sql = request.sql_backwards if request.operation == "rollback" else request.sql_forwards
-    lines = [
-        f"-- async migration {request.name}, carried out by a worker:",
-        *(f"-- {line}" for line in sql.splitlines()),
-    ]
-    schema_editor.collected_sql.extend(lines)
+def _require_one(**given: str | None) -> None:
+    named = [name for name, value in given.items() if value]
+    if len(named) != 1:
+        instead = f"here are {' and '.join(named)}" if named else "here is none"
+        raise InvalidDefinition(f"make_backfill_migration takes one of {', '.join(given)}; {instead}.")
 
 
-def _hand_over(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Write the request in the transaction of the migration file: it is there when the file is, and not otherwise."""
-    _require_tables(request.database)
-    _require_tables(conf.control_database)
-    lifecycle.check_request(request)
-    if request.operation != "schedule":
-        key = advisory_key(request.name)
-        session.hold_lock(schema_editor.connection, key)
-        _held.setdefault(request.database, set()).add(key)
-    if request.database == conf.control_database:
-        lifecycle.take_over(request)
-    else:
-        lifecycle.leave_request(request)
+def _require_word(name: str, value: str, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise InvalidDefinition(f"{name} is {value!r}: say one of {', '.join(words)}.")
 
 
-def _carry_out_in_place(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
-    """Run the SQL within `migrate`, on a database that no worker serves; row and SQL commit together."""
-    _require_tables(conf.control_database)
-    row = lifecycle.take_over(request if request.operation != "schedule" else _now(request))
-    lease = None if row.status != Status.STARTED else lifecycle.claim(row.pk, "migrate")
-    if lease is None:
-        return
-    sql = request.sql_backwards if request.operation == "rollback" else request.sql_forwards
-    for statement in statements.parse(sql):
-        schema_editor.execute(statement.text, None)
-    lifecycle.succeed(lease)
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value}
 
 
-def _now(request: Request) -> Request:
-    return Request("run", request.name, request.database, request.sql_forwards, request.sql_backwards, request.options)
-
-
-def _require_tables(alias: str) -> None:
-    if _missing_tables(alias):
-        raise TablesMissing(
-            f"The tables of async_migrations are not in the database {alias!r} yet. Add this to the migration file, so "
-            'that they are made first: dependencies = [..., ("async_migrations", "0001_initial")]'
-            + (f" and run `migrate --database={alias} async_migrations`." if alias != "default" else "")
-        )
-
-
-def _missing_tables(alias: str) -> bool:
-    wanted = {AsyncMigrationCheckpoint._meta.db_table}
-    if alias == conf.control_database:
-        wanted.add(AsyncMigrationStatus._meta.db_table)
-    return not wanted <= set(connections[alias].introspection.table_names())
+def _table_of(apps: StateApps, label: str) -> str:
+    try:
+        table: str = apps.get_model(label)._meta.db_table
+    except (LookupError, ValueError) as exc:
+        raise InvalidDefinition(
+            f"There is no model {label!r} at this point of the migrations; name the migration that makes it in "
+            "dependencies."
+        ) from exc
+    return table if table.startswith('"') else '"' + table.replace('"', '""') + '"'

@@ -4,11 +4,12 @@ Each function reads what the row says, decides by the table in `states.py`, and 
 The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
 """
 
-from .leases import cancelled, claim, fail, note, reap, release, renew, succeed
-from .line import in_line, mark_dispatched, mark_unsent, next_in_line, unclaimed
+from .leases import cancelled, claim, claim_first, fail, note, paused, reap, release, renew, succeed
+from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_waiting, unclaimed
 from .moves import Answer, Lease, Origin, get, remark, rows
-from .requests import Request, check_request, collect_requests, leave_request, take_over
-from .verbs import cancel, rollback, run
+from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
+from .tuning import tune
+from .verbs import cancel, pause, resume, rollback, run
 
 __all__ = [
     "Answer",
@@ -19,6 +20,7 @@ __all__ = [
     "cancelled",
     "check_request",
     "claim",
+    "claim_first",
     "collect_requests",
     "fail",
     "get",
@@ -28,14 +30,20 @@ __all__ = [
     "mark_unsent",
     "next_in_line",
     "note",
+    "note_waiting",
+    "pause",
+    "paused",
     "reap",
     "release",
     "remark",
     "renew",
+    "resume",
     "rollback",
     "rows",
     "run",
     "succeed",
     "take_over",
+    "tune",
     "unclaimed",
+    "write_done",
 ]

@@ -10,14 +10,15 @@ from typing import Any
 
 from django.db import IntegrityError, transaction
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from .. import states
 from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationCheckpoint, AsyncMigrationStatus
-from ..states import Direction, Status
+from ..states import Direction, Kind, Status
 from .moves import Origin, fresh, get, move, record, rows, same
-from .verbs import cancel, rollback, run, withdraw
+from .verbs import cancel, require_reversible, rollback, run, withdraw
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Request:
     """What `migrate` asks for; it travels as JSON in the target's outbox.
 
     operation: "schedule", "run" or "rollback".
-    options: the keyword options of the migration file.
+    options: the keyword options of the migration file. kind: one of `Kind`.
     """
 
     operation: str
@@ -34,6 +35,7 @@ class Request:
     sql_forwards: str
     sql_backwards: str
     options: dict[str, Any] = field(default_factory=dict)
+    kind: str = Kind.SQL.value
     by: str = "migrate"
     id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
@@ -60,6 +62,8 @@ def check_request(request: Request) -> None:
     row = rows().filter(name=request.name, database=request.database).first()
     if row is not None:
         _refuse_while_busy(row, request)
+    if request.operation == "rollback" and (row is None or row.has_run):
+        require_reversible(_unsaved(request))
 
 
 def take_over(request: Request) -> AsyncMigrationStatus:
@@ -103,26 +107,53 @@ def _create(request: Request) -> AsyncMigrationStatus | None:
     Going backwards over an unknown one runs the backward SQL all the same.
     """
     started = request.operation != "schedule"
+    row = _unsaved(request)
+    row.requested_by = request.by if started else ""
+    row.requested_at = Now() if started else None
     with suppress(IntegrityError), transaction.atomic(using=conf.control_database):
-        row = rows().create(
-            name=request.name,
-            database=request.database,
-            direction=request.direction,
-            status=Status.STARTED if started else Status.SCHEDULED,
-            sql_forwards=request.sql_forwards,
-            sql_backwards=request.sql_backwards,
-            sql_digest=request.digest,
-            options=request.options,
-            max_attempts=request.max_attempts,
-            priority=request.priority,
-            has_run=request.operation == "rollback",
-            requested_by=request.by if started else "",
-            requested_at=Now() if started else None,
-            outbox_id=request.id,
-        )
+        row.save(force_insert=True, using=conf.control_database)
         record(row, request.operation, Origin(request.by), to_status=row.status, sql_digest=request.digest)
         return row
     return None
+
+
+def write_done(request: Request) -> bool:
+    """Write the end of a migration that `migrate` itself carries out, in its transaction; False: it is done already.
+
+    For databases that no worker serves, and that may know less SQL than the moves of a worker need.
+    """
+    end = Status.ROLLED_BACK if request.operation == "rollback" else Status.FINISHED
+    known = rows().filter(name=request.name, database=request.database).first()
+    if known is not None and known.status == end:
+        return False
+    row = _unsaved(request)
+    row.status, row.finished_at = end, timezone.now()
+    if known is not None:
+        row.pk, row.created_at = known.pk, known.created_at
+    row.requested_by, row.started_at, row.requested_at = request.by, row.finished_at, row.finished_at
+    row.has_run = end == Status.FINISHED
+    row.save(using=conf.control_database)
+    record(row, request.operation, Origin(request.by), to_status=end, sql_digest=request.digest)
+    return True
+
+
+def _unsaved(request: Request) -> AsyncMigrationStatus:
+    """Return the row of a migration that is new, not stored yet."""
+    return AsyncMigrationStatus(
+        name=request.name,
+        database=request.database,
+        kind=request.kind,
+        direction=request.direction,
+        status=Status.SCHEDULED if request.operation == "schedule" else Status.STARTED,
+        sql_forwards=request.sql_forwards,
+        sql_backwards=request.sql_backwards,
+        sql_digest=request.digest,
+        options=request.options,
+        max_attempts=request.max_attempts,
+        priority=request.priority,
+        has_run=request.operation == "rollback",
+        outbox_id=request.id,
+    )
 
 
 def _refuse_while_busy(row: AsyncMigrationStatus, request: Request) -> None:
@@ -157,6 +188,7 @@ def _take_new_sql(row: AsyncMigrationStatus, request: Request) -> None:
             sql_backwards=request.sql_backwards,
             sql_digest=request.digest,
             options=request.options,
+            kind=request.kind,
             max_attempts=max(request.max_attempts, row.attempt + underway),
             priority=request.priority,
             updated_at=Now(),
@@ -170,7 +202,7 @@ def _follow(row: AsyncMigrationStatus, request: Request) -> None:
     """Move a known row to where `migrate` wants it, if it is not there yet."""
     origin = Origin(request.by)
     undone = row.status in {Status.ROLLED_BACK, Status.CANCELLED} or (
-        row.status == Status.ERROR and row.direction == Direction.BACKWARDS
+        row.status in {Status.ERROR, Status.PAUSED} and row.direction == Direction.BACKWARDS
     )
     if request.operation == "schedule" and undone:
         unasked = {**fresh(Origin(), Direction.FORWARDS), "requested_at": None}
