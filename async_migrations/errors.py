@@ -78,6 +78,7 @@ class ExecutionError(AsyncMigrationError):
     detail, hint: PostgreSQL's, or ours; the hint says what to do next.
     statement: number of the statement, from 1; None before the first.
     retryable: another attempt may succeed without anybody changing anything.
+    key: with `bad_row` the texts of the row's key columns.
     samples: with `duplicate_key` some of the keys, as `{"key": {column: text}, "count": rows}`; None when not counted.
     """
 
@@ -89,6 +90,7 @@ class ExecutionError(AsyncMigrationError):
     statement: int | None = None
     retryable: bool = False
     samples: list[dict[str, Any]] | None = None
+    key: list[str] | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -103,4 +105,5 @@ class ExecutionError(AsyncMigrationError):
             "hint": self.hint,
             "statement": self.statement,
             **({"samples": self.samples} if self.samples else {}),
+            **({"key": self.key} if self.key else {}),
         }

@@ -11,6 +11,9 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,7 +25,9 @@ from django.utils import timezone
 from . import lifecycle
 from .conf import conf
 from .errors import BrokerAway, ExecutionError, NotALeftover
-from .execution import executor, heartbeat, janitor
+from .execution import backfill, executor, heartbeat, janitor
+from .execution.attempt import Postponed
+from .execution.pool import sessions
 from .lifecycle import Origin
 from .models import AsyncMigrationStatus
 from .states import Status
@@ -43,18 +48,48 @@ def broker_is_configured() -> bool:
     return hasattr(settings, "DRAMATIQ_BROKER") or not apps.is_installed("django_dramatiq")
 
 
+class _UnderWay:
+    """How many attempts this process carries out on each database.
+
+    Where there is no room because of these alone, a message need not be looked into: whichever of them ends, its thread
+    looks at the line afterwards, and the row that the message is about was committed before the message was sent.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count: Counter[str] = Counter()
+
+    @contextmanager
+    def on(self, database: str) -> Iterator[None]:
+        """Count one more on this database for the length of the block."""
+        with self._lock:
+            self._count[database] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count[database] -= 1
+
+    def everywhere(self) -> bool:
+        """Whether no database has room; a message does not say which one it is about."""
+        room = conf.max_running_per_database
+        with self._lock:
+            return all(self._count[alias] >= room for alias in connections)
+
+
+_under_way = _UnderWay()
+
+
 def carry_out(pk: int) -> None:
     """Carry out what is first in line on the migration's database, and so on until nothing waits or others do it.
 
     Which message arrives first says nothing about whose turn it is.
     """
-    row = lifecycle.rows().filter(pk=pk).first()
-    while row is not None and not heartbeat.shutdown.is_set():
-        following = lifecycle.next_in_line(row.database)
-        lease = lifecycle.claim(pk if following is None else following, _worker_name())
-        if lease is None:
-            return
-        executor.execute(lease)
+    if _under_way.everywhere():
+        return
+    while not heartbeat.shutdown.is_set() and (lease := lifecycle.claim_first(pk, _worker_name())):
+        with _under_way.on(lease.migration.database):
+            executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
         if heartbeat.shutdown.is_set():
             _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
 
@@ -67,12 +102,21 @@ def send_soon(pk: int) -> None:
     transaction.on_commit(partial(_send, pk), using=conf.control_database)
 
 
+def send_as_read(row: AsyncMigrationStatus) -> None:
+    """Do the same for a row that was read in this transaction, without reading it again."""
+    transaction.on_commit(partial(_send_row, row), using=conf.control_database)
+
+
 def _send(pk: int) -> None:
-    row = lifecycle.rows().filter(pk=pk, status=Status.STARTED).first()
-    if row is None or (row.run_at is not None and row.run_at > timezone.now()):
+    if (row := lifecycle.rows().filter(pk=pk, status=Status.STARTED).first()) is not None:
+        _send_row(row)
+
+
+def _send_row(row: AsyncMigrationStatus) -> None:
+    if row.run_at is not None and row.run_at > timezone.now():
         return  # What has a time to begin at is sent by the reconciler when it has come.
     if not broker_is_configured():
-        _carry_out_here(pk)
+        _carry_out_here(row.pk)
     elif _enqueue(row):  # First the message, then the mark: a message too many does no harm, and nobody waits.
         lifecycle.mark_dispatched(row)
 
@@ -116,6 +160,17 @@ def ask_to_drop(database: str, schema: str, name: str, origin: Origin) -> bool:
     return False
 
 
+def _ask_for_help(count: int, *, pk: int) -> None:
+    """Ask so many workers to help with the lanes of a backfill; whoever does not come is done without."""
+    if not broker_is_configured():
+        return
+    try:
+        for _ in range(count):
+            carry_out_lanes.send(pk)
+    except Exception:  # Whatever a broker's client raises.
+        logger.warning("help not asked for, will be asked again", extra={"migration_id": pk}, exc_info=True)
+
+
 def _worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -129,7 +184,8 @@ def reconcile() -> None:
     for row in lifecycle.unclaimed():
         nudge = lifecycle.next_in_line(row.database) is not None and lifecycle.mark_dispatched(row)
         if nudge and not _enqueue(row):
-            return  # The broker is away for the others too.
+            break  # The broker is away for the others too.
+    lifecycle.note_waiting()
 
 
 def _collect(alias: str) -> None:
@@ -147,6 +203,14 @@ if broker_is_configured():
         carry_out(pk)
 
     @dramatiq.actor(queue_name=conf.queue, max_retries=0, time_limit=float("inf"))
+    def carry_out_lanes(pk: int) -> None:
+        """Work in the lanes of the backfill with this id that nobody is at work in."""
+        try:
+            backfill.help_out(pk, _worker_name())
+        except (ExecutionError, Postponed) as exc:  # Who holds the lease meets the same, and writes it down.
+            logger.warning("lane left", extra={"migration_id": pk, "reason": str(exc)})
+
+    @dramatiq.actor(queue_name=conf.queue, max_retries=0, time_limit=float("inf"))
     def drop_leftover(database: str, schema: str, name: str, by: str, request_id: str) -> None:
         """Drop what a build left behind, if it still is left over."""
         try:
@@ -162,14 +226,17 @@ if broker_is_configured():
             self._ended = threading.Event()
 
         def after_worker_boot(self, broker: Any, worker: Any) -> None:
+            sessions.keep()
             threading.Thread(target=self._run, name="reconciler", daemon=True).start()
 
         def before_worker_shutdown(self, broker: Any, worker: Any) -> None:
             self._ended.set()
             heartbeat.begin_shutdown()
+            sessions.end()
 
         def _run(self) -> None:
             while not self._ended.wait(conf.reconcile_seconds):
+                sessions.close_old()
                 try:
                     reconcile()
                 except (DatabaseError, InterfaceError):

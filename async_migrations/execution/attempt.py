@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..lifecycle import Lease
 from ..models import AsyncMigrationStatus
 from . import guard
 from .heartbeat import Heartbeat, shutdown
+from .session import Session
 from .statements import Index, Statement
 
 #: Seconds between two looks at a thing that another session must finish first.
@@ -19,7 +21,11 @@ class Interrupted(Exception):
 
 
 class Postponed(Exception):
-    """It is not this migration's turn on a table; the text says whose it is."""
+    """It cannot go on here and now; the text says why. seconds: when to look again."""
+
+    def __init__(self, reason: str, seconds: float = 1.0) -> None:
+        super().__init__(reason)
+        self.seconds = seconds
 
 
 @dataclass
@@ -27,7 +33,8 @@ class Attempt:
     """What the steps of one attempt share.
 
     leftovers: indexes that would be left INVALID if it ended now. reindexed: tables (oids) whose REINDEX CONCURRENTLY
-    would leave such.
+    would leave such. session: what is left open because all went well. proven: the last statement's event, which is
+    written together with the end.
     """
 
     lease: Lease
@@ -38,6 +45,8 @@ class Attempt:
     leftovers: list[Index] = field(default_factory=list)
     reindexed: list[int] = field(default_factory=list)
     current: int | None = None
+    session: Session | None = None
+    proven: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     @property
     def migration(self) -> AsyncMigrationStatus:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from .. import lifecycle
+from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..states import Status
 from .attempt import Attempt, Interrupted
@@ -23,9 +24,12 @@ from .orders import Follower, Holder, Orders
 from .session import Session
 from .walk import Walk, changer
 
-# Seconds between two looks at lanes that others carry out, and between two messages for lanes that nobody does.
+# Seconds between two looks at lanes that others carry out.
 _LOOK_SECONDS = 0.2
-_NUDGE_SECONDS = 5.0
+
+# Between two calls for help with lanes that nobody is at work in there is twice as much time each time that nobody
+# comes, up to so many times the first.
+_PATIENCE = 10
 
 # How often the rows that the application wrote meanwhile are taken along before it is said that they keep coming.
 _SWEEPS = 10
@@ -41,18 +45,24 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
     definition = definition_of(attempt.migration)
     lanes = Lanes(session, attempt.migration)
     if definition is None:  # Nothing is undone on the way back, and the way forward begins anew.
-        return lanes.drop()
+        lanes.drop()
+        lifecycle.renew(attempt.lease, quarantined=0)
+        return
     attempt.current = 1
     attempt.heartbeat.watch(session.backend)
     walked = keyset(session, definition.table, definition.key)
     try:
         _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
     except (Interrupted, ExecutionError) as exc:
-        if attempt.heartbeat.stop in (Stop.CANCEL, Stop.PAUSE) or (
-            isinstance(exc, ExecutionError) and not exc.retryable
-        ):
+        if attempt.heartbeat.stop in (Stop.CANCEL, Stop.PAUSE) or _is_final(attempt, exc):
+            attempt.heartbeat.watch(None)  # Its cancel is not meant for what follows.
             lanes.shut()  # What helps must have come to its end before the row says so.
         raise
+
+
+def _is_final(attempt: Attempt, exc: Exception) -> bool:
+    used_up = attempt.lease.attempt >= attempt.migration.max_attempts
+    return isinstance(exc, ExecutionError) and (used_up or not exc.retryable)
 
 
 def help_out(pk: int, worker: str) -> None:
@@ -64,8 +74,10 @@ def help_out(pk: int, worker: str) -> None:
     with (
         Session(migration.database, lane_application_name(pk)) as session,
         Follower(migration, worker, session.backend) as orders,
-        suppress(Interrupted, LeaseLost),
+        suppress(Interrupted),
     ):
+        for name, value in migration.options.get("settings", {}).items():
+            session.set(name, str(value))
         walked = keyset(session, definition.table, definition.key)
         while _work(orders, session, definition, walked, Lanes(session, migration)):
             pass
@@ -73,11 +85,13 @@ def help_out(pk: int, worker: str) -> None:
 
 def _work(orders: Orders, session: Session, definition: Definition, walked: Keyset, lanes: Lanes) -> bool:
     """Work in one free lane to its end; False when there is none."""
-    lane = lanes.take(orders.token, orders.worker)
+    lane = lanes.take(definition, orders.token, orders.worker)
     if lane is None:
         return False
     try:
         Walk(orders, session, definition, walked, lane).carry_out()
+    except LeaseLost:  # Of this lane: whoever has it now goes on there.
+        lanes.leave(lane)
     except ExecutionError as error:
         if error.code != "connection_lost":
             lanes.leave(lane)
@@ -103,8 +117,10 @@ class _Backfill:
         self._attempt, self._session, self._definition = attempt, session, definition
         self._keyset, self._lanes, self._nudge = walked, lanes, nudge
         self._options = attempt.migration.options
-        self._orders = Holder(attempt)
+        self._orders = Holder(attempt, self._call_for_help)
         self._total: int | None = None
+        self._free = 0
+        self._called_at, self._patience = float("-inf"), conf.resend_seconds
 
     def carry_out(self) -> None:
         heartbeat = self._attempt.heartbeat
@@ -119,6 +135,7 @@ class _Backfill:
         self._verify()
         if self._options.get("analyze"):
             heartbeat.phase = "analyzing the table"
+            self._session.set("lock_timeout", "0")
             self._session.execute(f"ANALYZE {self._keyset.relation}")
         self._end()
 
@@ -132,6 +149,7 @@ class _Backfill:
         lanes = Lanes(session, self._attempt.migration)
         lanes.keep(self._orders.token)
         state = lanes.state()
+        self._free = state.free
         return Progress(state.rows_done, max(self._total or 0, state.rows_done), state.bad_rows)
 
     def _tell_resumed(self) -> None:
@@ -142,14 +160,24 @@ class _Backfill:
     def _walk(self) -> None:
         """Work in every lane that is free until none is left unfinished."""
         self._attempt.heartbeat.phase = "changing rows"
-        nudged = 0.0
         while (state := self._lanes.state()).unfinished:
-            if state.free > 1 and time.monotonic() - nudged > _NUDGE_SECONDS:
-                self._nudge(state.free - 1)
-                nudged = time.monotonic()
+            self._free = max(0, state.free - 1)
+            self._call_for_help()
             if not _work(self._orders, self._session, self._definition, self._keyset, self._lanes):
                 self._attempt.heartbeat.phase = f"other workers carry out the last {state.unfinished} lanes"
                 self._orders.pause(_LOOK_SECONDS)
+
+    def _call_for_help(self) -> None:
+        """Ask other workers for the lanes that nobody is at work in; between two batches, for a broker may take long.
+
+        A helper may die and its message get lost, at any moment.
+        """
+        now = time.monotonic()
+        if not self._free:
+            self._patience = conf.resend_seconds
+        elif now - self._called_at >= self._patience:
+            self._nudge(self._free)
+            self._called_at, self._patience = now, min(2 * self._patience, _PATIENCE * conf.resend_seconds)
 
     def _try_again(self) -> None:
         """Try each row again that an earlier attempt has set aside."""
@@ -190,6 +218,7 @@ class _Backfill:
         )
         for _ in range(_SWEEPS):
             self._attempt.heartbeat.phase = "looking whether rows are left"
+            self._session.set("lock_timeout", "0")
             rows, key = self._keyset.left(self._keyset.between(None, last), where, spared)
             if not rows:
                 return

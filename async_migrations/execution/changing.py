@@ -12,14 +12,12 @@ from django.db import connections, transaction
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
+from ..conf import conf
 from ..errors import AsyncMigrationError, ExecutionError
 from .attempt import Postponed
 from .definition import Condition, Definition
 from .keyset import Keyset
 from .session import Session, Shared, translated_by_django
-
-# How long a worker without the project's code leaves a migration to others, in seconds.
-NOT_HERE_SECONDS = 30.0
 
 
 class Changer(Protocol):
@@ -61,8 +59,8 @@ class ProcessChanger:
     Raises Postponed where the project's code is not: another worker may have it.
     """
 
-    def __init__(self, alias: str, definition: Definition, keyset: Keyset, lock_seconds: float) -> None:
-        self._alias, self._definition, self._keyset, self._lock_seconds = alias, definition, keyset, lock_seconds
+    def __init__(self, alias: str, definition: Definition, keyset: Keyset, settings: dict[str, str]) -> None:
+        self._alias, self._definition, self._keyset, self._settings = alias, definition, keyset, settings
         self._connection = connections[alias]
         self._shared = Shared(self._connection)
         self._function = _load(definition.process)
@@ -73,9 +71,8 @@ class ProcessChanger:
         """Run the block in one transaction; whatever the function raises rolls back. Raises ExecutionError."""
         try:
             with translated_by_django(), transaction.atomic(using=self._alias):
-                self._shared.set_locally("lock_timeout", f"{round(self._lock_seconds * 1000)}ms")
-                self._shared.set_locally("statement_timeout", "0")
-                self._shared.set_locally("synchronous_commit", "off")
+                for name, value in self._settings.items():
+                    self._shared.set_locally(name, value)
                 yield
         except (AsyncMigrationError, DjangoError):
             raise
@@ -125,7 +122,7 @@ def _load(path: str) -> Callable[[Any], Any]:
     try:
         function: Callable[[Any], Any] = import_string(path)
     except ImportError as exc:
-        raise Postponed(f"this worker has no {path} ({exc}): another one may", NOT_HERE_SECONDS) from exc
+        raise Postponed(f"this worker has no {path} ({exc}): another one may", conf.resend_seconds) from exc
     return function
 
 
@@ -135,4 +132,4 @@ def _model(label: str) -> type[Model] | None:
     try:
         return apps.get_model(label)
     except (LookupError, ValueError) as exc:
-        raise Postponed(f"this worker has no model {label} ({exc}): another one may", NOT_HERE_SECONDS) from exc
+        raise Postponed(f"this worker has no model {label} ({exc}): another one may", conf.resend_seconds) from exc

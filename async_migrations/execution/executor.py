@@ -21,18 +21,18 @@ from ..conf import conf
 from ..errors import ExecutionError, InvalidDefinition, LeaseLost
 from ..lifecycle import Lease
 from ..models import AsyncMigrationStatus
-from ..states import Direction
+from ..states import Direction, Kind
+from . import backfill
 from .attempt import POLL_SECONDS, Attempt, Interrupted, Postponed
-from .heartbeat import Heartbeat, Stop
+from .backfill import Nudge
+from .heartbeat import Heartbeat, Stop, shutdown
 from .leftovers import remove_leftovers
+from .pool import sessions
 from .session import Session
 from .statements import Effect, Statement, parse
 from .steps import carry_out
 
 logger = logging.getLogger("async_migrations")
-
-# How long a migration that met another one on its table waits before it looks again.
-_TURN = timedelta(seconds=1)
 
 
 @dataclass(frozen=True)
@@ -56,38 +56,50 @@ class Failed:
 
 @dataclass(frozen=True)
 class NotItsTurn:
-    """Another migration works on the same table."""
+    """It cannot go on here and now: another migration works on the same table, or its window is shut."""
 
     reason: str
+    seconds: float
 
 
 Outcome = Succeeded | Stopped | Failed | NotItsTurn
 
 
-def execute(lease: Lease) -> None:
-    """Carry out one attempt and write down how it ended. Raises nothing: whatever happens ends in the row."""
+def execute(lease: Lease, nudge: Nudge) -> None:
+    """Carry out one attempt and write down how it ended. Raises nothing: whatever happens ends in the row.
+
+    nudge: asks so many other workers to help with the lanes of this migration.
+    """
     with Heartbeat(lease, lease.migration.database) as heartbeat:
         attempt = Attempt(lease, heartbeat)
-        outcome = perform(attempt)
+        outcome = perform(attempt, nudge)
         clean_up(attempt, outcome)
-    record(attempt, outcome)
+    # Not before the heartbeat has ended: a cancel of its own could still hit what the session does next.
+    cleared = _cleared(attempt)
+    recorded = record(attempt, outcome)
+    if cleared is not None and recorded:
+        sessions.give_back(cleared)
+    elif cleared is not None:  # Somebody else has the migration now, and may be cancelling what we left.
+        cleared.close()
 
 
-def perform(attempt: Attempt) -> Outcome:
-    """Carry out the statements that are not done yet; say how it ended."""
+def perform(attempt: Attempt, nudge: Nudge) -> Outcome:
+    """Carry out what is not done yet; say how it ended."""
     try:
         attempt.statements = _read(attempt.migration)
         with _opened(attempt) as session:
+            if attempt.migration.kind == Kind.BACKFILL:
+                backfill.carry_out(attempt, session, nudge)
             for statement in attempt.statements:
                 if statement.number > len(attempt.done) or statement.effect is Effect.SESSION:
                     carry_out(attempt, session, statement)
         return Succeeded()
     except Postponed as exc:
-        return NotItsTurn(str(exc))
+        return NotItsTurn(str(exc), exc.seconds)
     except (Interrupted, LeaseLost) as exc:
         return Stopped(Stop.LEASE_LOST if isinstance(exc, LeaseLost) else attempt.heartbeat.stop or Stop.SHUTDOWN)
     except Exception as exc:
-        if isinstance(exc, ExecutionError) and attempt.heartbeat.stop is not None:
+        if isinstance(exc, ExecutionError) and attempt.heartbeat.stop not in (None, Stop.PAUSE):
             return Stopped(attempt.heartbeat.stop)  # It is our own cancel that the statement died of.
         return Failed(_explained(attempt, exc))
 
@@ -106,6 +118,8 @@ def _explained(attempt: Attempt, exc: Exception) -> ExecutionError:
 
 
 def _read(migration: AsyncMigrationStatus) -> tuple[Statement, ...]:
+    if migration.kind == Kind.BACKFILL:
+        return ()
     backwards = migration.direction == Direction.BACKWARDS
     sql = migration.sql_backwards if backwards else migration.sql_forwards
     return parse(sql, atomic=bool(migration.options.get("atomic", True)))
@@ -113,19 +127,35 @@ def _read(migration: AsyncMigrationStatus) -> tuple[Statement, ...]:
 
 @contextmanager
 def _opened(attempt: Attempt) -> Iterator[Session]:
-    """Open the session, wait for the migration's advisory lock, and take over the checkpoint."""
+    """Open the session, wait for the migration's advisory lock, and take over the checkpoint.
+
+    It is left open, for `_cleared`, if all goes well.
+    """
     lease = attempt.lease
-    with Session(attempt.migration.database, f"async-migrations/{lease.pk}/{lease.attempt}") as session:
+    session = sessions.borrow(attempt.migration.database, f"async-migrations/{lease.pk}/{lease.attempt}")
+    try:
         _wait_for_lock(attempt, session)
         _take_checkpoint(attempt, session)
         if limit := attempt.option("statement_timeout", 0):  # A session begins without any.
             session.set("statement_timeout", f"{round(limit * 1000)}ms")
         for name, value in attempt.migration.options.get("settings", {}).items():
             session.set(name, str(value))
-        try:
-            yield session
-        finally:
-            attempt.heartbeat.watch(None)
+        yield session
+        attempt.session = session
+    except BaseException:
+        session.close()
+        raise
+    finally:
+        attempt.heartbeat.watch(None)
+
+
+def _cleared(attempt: Attempt) -> Session | None:
+    """Return the session for the next attempt, without the locks and whatever else this one left in it."""
+    session = attempt.session
+    if session is not None and attempt.heartbeat.stop is not None:  # A cancel may have hit or missed anything in it.
+        session.close()
+        return None
+    return session if session is not None and sessions.clear(session) else None
 
 
 def _wait_for_lock(attempt: Attempt, session: Session) -> None:
@@ -136,14 +166,16 @@ def _wait_for_lock(attempt: Attempt, session: Session) -> None:
     """
     heartbeat = attempt.heartbeat
     while not session.one("try_advisory_lock", key=attempt.lock_key)["pg_try_advisory_lock"]:
-        attempt.go_on()
+        if heartbeat.stop not in (None, Stop.PAUSE) or shutdown.is_set():
+            raise Interrupted
         holders = session.all("advisory_lock_holder", key=attempt.lock_key)
         if heartbeat.waiting_on is None:
             lifecycle.note(attempt.lease, "waiting_for_session", holders=holders)
         heartbeat.phase = "waiting for the session that still carries this migration out"
         heartbeat.waiting_on = holders
         heartbeat.follow(holders[0]["pid"] if holders else None)
-        heartbeat.pause(POLL_SECONDS)
+        # PAUSED says that nothing runs, so a pause waits for what still does.
+        (time.sleep if heartbeat.stop else heartbeat.pause)(POLL_SECONDS)
     heartbeat.waiting_on = None
     heartbeat.follow(None)
 
@@ -175,33 +207,40 @@ def clean_up(attempt: Attempt, outcome: Outcome) -> None:
     remove_leftovers(attempt, orphans=earlier and outcome == Stopped(Stop.CANCEL))
 
 
-def record(attempt: Attempt, outcome: Outcome) -> None:
-    """Write down how the attempt ended; while the control database is away, try until the lease would be over."""
+def record(attempt: Attempt, outcome: Outcome) -> bool:
+    """Write down how the attempt ended; while the control database is away, try until the lease would be over.
+
+    Returns False where it could not be written: the migration is somebody else's now, or will be.
+    """
     deadline = time.monotonic() + conf.lease_seconds
     while True:
         try:
-            return _write(attempt.lease, outcome)
+            _write(attempt, outcome)
+            return True
         except LeaseLost:
             logger.warning("lease lost, nothing written", extra={"migration_id": attempt.lease.pk})
-            return None
+            return False
         except (DatabaseError, InterfaceError):
             if time.monotonic() > deadline:  # The lease runs out; whoever reaps it finds the truth in the checkpoint.
                 logger.exception("outcome not written", extra={"migration_id": attempt.lease.pk})
-                return None
+                return False
             connections.close_all()
             time.sleep(1)
 
 
-def _write(lease: Lease, outcome: Outcome) -> None:
+def _write(attempt: Attempt, outcome: Outcome) -> None:
+    lease = attempt.lease
     match outcome:
         case Succeeded():
-            lifecycle.succeed(lease)
+            lifecycle.succeed(lease, *attempt.proven)
         case Stopped(Stop.CANCEL):
             lifecycle.cancelled(lease)
+        case Stopped(Stop.PAUSE):
+            lifecycle.paused(lease)
         case Stopped(Stop.SHUTDOWN):
             lifecycle.release(lease)
-        case NotItsTurn(reason):
-            lifecycle.release(lease, delay=_TURN, reason=reason)
+        case NotItsTurn(reason, seconds):
+            lifecycle.release(lease, delay=timedelta(seconds=seconds), reason=reason)
         case Failed(error) if error.retryable and lease.attempt < lease.migration.max_attempts:
             lifecycle.release(lease, error=error, delay=_backoff(lease.attempt))
         case Failed(error):

@@ -10,10 +10,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connections
 
@@ -21,6 +21,7 @@ from .. import lifecycle
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..lifecycle import Lease
+from ..states import StopRequest
 from . import guard
 from .session import Backend, Session
 
@@ -42,8 +43,20 @@ class Stop(Enum):
     """Why an attempt must not go on."""
 
     CANCEL = "a stop request"
+    PAUSE = "a stop request, until somebody resumes"
     SHUTDOWN = "the worker shuts down"
     LEASE_LOST = "the lease is lost"
+
+
+_STOPS = {StopRequest.CANCEL.value: Stop.CANCEL, StopRequest.PAUSE.value: Stop.PAUSE}
+
+
+class Progress(NamedTuple):
+    """Rows that a backfill has changed, of about how many, and how many it has set aside."""
+
+    done: int
+    total: int
+    bad_rows: int
 
 
 # Where each phase of a B-tree build begins and how much of the whole it is, measured on PostgreSQL 15 and 18 (scan
@@ -72,9 +85,13 @@ class Heartbeat:
     def __init__(self, lease: Lease, alias: str) -> None:
         self.lease, self.alias = lease, alias
         # What was asked of an earlier attempt is asked of this one from the start: it only cleans up.
-        self.stop: Stop | None = Stop.CANCEL if lease.migration.stop_requested else None
+        self.stop: Stop | None = _STOPS.get(lease.migration.stop_requested or "")
+        self.tuning: dict[str, Any] = lease.migration.tuning
         self.phase = "connecting"
         self.waiting_on: list[dict[str, Any]] | None = None
+        self.throttled: dict[str, Any] | None = None
+        # How the work itself counts, where PostgreSQL has no view for it; asked on the heartbeat's own session.
+        self.report: Callable[[Session], Progress] | None = None
         self.guard: guard.Guard | None = None
         self._queued: list[dict[str, Any]] = []
         self._followed: int | None = None
@@ -157,8 +174,9 @@ class Heartbeat:
             if time.monotonic() - self._alive_at > conf.lease_seconds:
                 self._stop(Stop.LEASE_LOST)
         else:
-            if asked:
-                self._stop(Stop.CANCEL)
+            self.tuning = asked.tuning
+            if asked.stop:
+                self._stop(_STOPS[asked.stop])
             elif shutdown.is_set() and time.monotonic() - _shutdown_began >= conf.shutdown_grace_seconds:
                 self._stop(Stop.SHUTDOWN)
 
@@ -172,10 +190,13 @@ class Heartbeat:
             self._drop_connection()
 
     def _stop(self, reason: Stop) -> None:
-        """Remember why, and cancel what is running; at every beat, in case one hits the gap between two statements."""
+        """Remember why, and cancel what is running; at every beat, in case one hits the gap between two statements.
+
+        A pause lets it come to its end: the next checkpoint is where it stops.
+        """
         self.stop = reason
         self._changed.set()
-        if self._backend is not None:
+        if self._backend is not None and reason is not Stop.PAUSE:
             with suppress(ExecutionError):
                 self._connection().one("cancel_backend", **self._backend._asdict())
 
@@ -197,6 +218,7 @@ class Heartbeat:
         try:
             report = self._connection().one("progress", pid=followed)
             blockers = self._connection().all("blockers", pid=followed)
+            counted = self._counted(self.report) if self.report else self._progress(report)
         except ExecutionError:
             self._drop_connection()
             return {}
@@ -204,7 +226,20 @@ class Heartbeat:
             "phase": report.get("phase") or self.phase,
             "waiting_on": self.waiting_on or blockers,
             "queued_behind": self._queued if self.guard else [],
-            **self._progress(report),
+            **counted,
+        }
+
+    def _counted(self, report: Callable[[Session], Progress]) -> dict[str, Any]:
+        done, total, bad_rows = report(self._connection())
+        percent = 100 * done / total if total else None
+        return {
+            "progress_done": done,
+            "progress_total": total,
+            "progress_unit": "rows",
+            "progress_percent": percent,
+            "quarantined": bad_rows,
+            "throttled": self.throttled,
+            **self._pace(percent, total),
         }
 
     def _progress(self, report: dict[str, Any]) -> dict[str, Any]:

@@ -97,11 +97,10 @@ class Lanes:
         self._session.change("drop_lanes", name=self._name)
         self._session.change("drop_bad_rows", name=self._name)
 
-    def take(self, token: str, worker: str) -> Lane | None:
-        """Take a lane that nobody is at work in, or return None: there is none."""
-        found = self._session.all(
-            "take_lane", **self._whose, token=token, worker=worker[:255], lease=conf.lease_seconds
-        )
+    def take(self, definition: Definition, token: str, worker: str) -> Lane | None:
+        """Take a lane of this definition that nobody is at work in, or return None: there is none."""
+        holder = {"token": token, "worker": worker[:255], "lease": conf.lease_seconds}
+        found = self._session.all("take_lane", **self._whose, digest=definition.digest, **holder)
         return Lane(**found[0], token=token) if found else None
 
     def keep(self, token: str) -> None:

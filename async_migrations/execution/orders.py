@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from django.db import DatabaseError, InterfaceError, connections
@@ -44,6 +45,9 @@ class Orders(Protocol):
     def stopped(self) -> bool:
         """Whether there is a reason not to go on."""
 
+    def go_on(self) -> None:
+        """Raise Interrupted when there is a reason not to; asked between two batches."""
+
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until a reason to stop turns up, which is raised as Interrupted."""
 
@@ -55,10 +59,13 @@ class Orders(Protocol):
 
 
 class Holder:
-    """The orders of the attempt that holds the lease; the heartbeat knows them."""
+    """The orders of the attempt that holds the lease; the heartbeat knows them.
 
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
+    between: what the holder does beside its lane, between two batches.
+    """
+
+    def __init__(self, attempt: Attempt, between: Callable[[], None]) -> None:
+        self._attempt, self._between = attempt, between
         self.migration, self.worker = attempt.migration, attempt.lease.worker
         self.token = str(attempt.lease.token)
 
@@ -69,6 +76,10 @@ class Holder:
     @property
     def tuning(self) -> dict[str, Any]:
         return self._attempt.heartbeat.tuning
+
+    def go_on(self) -> None:
+        self._attempt.go_on()
+        self._between()
 
     def pause(self, seconds: float) -> None:
         self._attempt.heartbeat.pause(seconds)
@@ -108,12 +119,15 @@ class Follower:
     def stopped(self) -> bool:
         return self._told_to_stop or shutdown.is_set()
 
+    def go_on(self) -> None:
+        if self.stopped:
+            raise Interrupted
+
     def pause(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self.stopped and (left := deadline - time.monotonic()) > 0:
             shutdown.wait(min(left, _LOOK_SECONDS))
-        if self.stopped:
-            raise Interrupted
+        self.go_on()
 
     def throttled(self, why: dict[str, Any] | None) -> None:
         """Leave the row to the holder of the lease, who is held up by the same."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
@@ -17,9 +18,11 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 import psycopg2
-from django.db import connections
+from django.db import Error as DjangoError
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.connection import ConnectionDoesNotExist
+from psycopg2.extensions import adapt
 from psycopg2.extras import RealDictCursor
 
 from ..errors import ExecutionError
@@ -48,6 +51,9 @@ _SETTINGS = {
 }
 
 _PID = "SELECT pg_backend_pid()"
+
+# What a session is called while nobody uses it, and again when it is told to forget.
+_RESTING = "async-migrations idle"
 
 # How often a pooler is given the chance to show that it shares backends: once is enough unless others use the same
 # pool in the same moment.
@@ -90,10 +96,13 @@ class Backend(NamedTuple):
 
 @cache
 def queries() -> dict[str, str]:
-    """Return the SQL of `sql/queries.sql` by name."""
-    text = files(__package__).joinpath("sql/queries.sql").read_text(encoding="utf-8")
-    parts = re.split(r"^-- (\w+) --\n", text, flags=re.MULTILINE)[1:]
-    return dict(zip(parts[::2], (sql.strip() for sql in parts[1::2]), strict=True))
+    """Return the SQL of the files in `sql` by name."""
+    named: dict[str, str] = {}
+    for file in files(__package__).joinpath("sql").iterdir():
+        if file.name.endswith(".sql"):
+            parts = re.split(r"^-- (\w+) --\n", file.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+            named |= zip(parts[::2], (sql.strip() for sql in parts[1::2]), strict=True)
+    return named
 
 
 class Session:
@@ -105,33 +114,59 @@ class Session:
     """
 
     def __init__(self, alias: str, application_name: str) -> None:
-        self.application_name = application_name[:63]
-        parameters, role = _parameters(alias)
+        self.alias, self.opened_at = alias, time.monotonic()
+        self._parameters, self._role = _parameters(alias)
         with translated():
-            self._connection = psycopg2.connect(**{**parameters, "application_name": self.application_name})
+            self._connection = psycopg2.connect(**{**self._parameters, "application_name": _RESTING})
             self._connection.autocommit = True
         try:
             # Before anything is set: behind a pooler that would stay in a backend which the application gets next.
             self.backend = Backend(**self.one("backend"))
             with translated():
-                self._require_own_backend(parameters)
-                self._prepare(role)
+                self._require_own_backend()
+            self.begin(application_name)
         except BaseException:
             self.close()
             raise
 
-    def _require_own_backend(self, parameters: dict[str, Any]) -> None:
+    def begin(self, application_name: str) -> None:
+        """Set what every session begins with, under this name. Raises ExecutionError, also if it is dead."""
+        known = [name for name, since in _SETTINGS.items() if self._connection.server_version >= since]
+        unlimited = ", ".join(f"set_config('{name}', '0', false)" for name in known)
+        values = {"name": application_name[:63], "role": self._role}
+        role = "set_config('role', %(role)s, false)" if self._role else "NULL"
+        with translated(), self._connection.cursor() as cursor:
+            # The driver reads times in no other style; what a connection begins with is the driver's own wish.
+            cursor.execute(
+                f"SELECT pg_backend_pid(), set_config('application_name', %(name)s, false), {unlimited}, "
+                f"set_config('datestyle', 'ISO', false), {role}",
+                values,
+            )
+            pid, name, *_ = cursor.fetchall()[0]
+        if pid != self.backend.pid:
+            raise _through_pooler()
+        self.backend = self.backend._replace(application_name=name)
+
+    def forget(self) -> None:
+        """Leave nothing to who uses it next: locks, settings, role, temporary tables. Raises ExecutionError."""
+        self.execute("DISCARD ALL")
+
+    def is_up_to_date(self) -> bool:
+        """Whether the alias still leads to where this session is connected, and as whom. Raises ExecutionError."""
+        return (self._parameters, self._role) == _parameters(self.alias)
+
+    def _require_own_backend(self) -> None:
         """Refuse a connection that does not keep its backend.
 
         A server tells its pid when a connection begins; a pooler has none to tell then and makes a number up. So
         another number here means a pooler, and only then is it worth asking which kind.
         """
-        if self._connection.info.backend_pid != self.backend.pid and not self._keeps_backend(parameters):
+        if self._connection.info.backend_pid != self.backend.pid and not self._keeps_backend():
             raise _through_pooler()
 
-    def _keeps_backend(self, parameters: dict[str, Any]) -> bool:
+    def _keeps_backend(self) -> bool:
         """Whether a second connection, in a transaction, never gets this one's backend or drives it to another."""
-        with closing(psycopg2.connect(**{**parameters, "application_name": self.application_name})) as rival:
+        with closing(psycopg2.connect(**{**self._parameters, "application_name": _RESTING})) as rival:
             for _ in range(_POOLER_TRIES):
                 try:
                     with rival, rival.cursor() as cursor:  # A transaction holds on to the backend that it is given.
@@ -148,20 +183,20 @@ class Session:
             cursor.execute(_PID)
             return int(cursor.fetchall()[0][0])
 
-    def _prepare(self, role: str | None) -> None:
-        known = [name for name, since in _SETTINGS.items() if self._connection.server_version >= since]
-        unlimited = ", ".join(f"set_config('{name}', '0', false)" for name in known)
-        with self._connection.cursor() as cursor:
-            cursor.execute(f"SELECT pg_backend_pid(), {unlimited}")
-            if cursor.fetchall()[0][0] != self.backend.pid:
-                raise _through_pooler()
-        if role:
-            self._run("SELECT set_config('role', %(role)s, false)", {"role": role})
-
     def execute(self, sql: str) -> None:
         """Carry out one statement as it is written. Raises ExecutionError."""
         with translated():
             self._run(sql, None)
+
+    def affect(self, sql: str) -> int:
+        """Carry out one statement as it is written; return how many rows it changed. Raises ExecutionError."""
+        with translated(), self._connection.cursor() as cursor:
+            cursor.execute(sql)
+            return int(cursor.rowcount)
+
+    def literal(self, value: str) -> str:
+        """Return a text as an SQL literal."""
+        return _literal(value, self._connection)
 
     def set(self, name: str, value: str) -> None:
         """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms"). Raises ExecutionError."""
@@ -180,9 +215,8 @@ class Session:
 
     def change(self, query: str, /, **parameters: Any) -> int:
         """Carry out a named query that writes; return how many rows it changed. Raises ExecutionError."""
-        plain = {key: json.dumps(value) if isinstance(value, list) else value for key, value in parameters.items()}
         with translated(), self._connection.cursor() as cursor:
-            cursor.execute(queries()[query], plain)
+            cursor.execute(queries()[query], _plain(parameters))
             return int(cursor.rowcount)
 
     @contextmanager
@@ -217,6 +251,54 @@ class Session:
     def _run(self, sql: str, parameters: dict[str, Any] | None) -> None:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
+
+
+class Shared:
+    """Django's own connection to a target, where that is the one that sees or changes the rows."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        self._connection = connection
+
+    def all(self, query: str, /, **parameters: Any) -> list[dict[str, Any]]:
+        """Return the rows of a named query."""
+        return self._rows(queries()[query], parameters)
+
+    def select(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of a query that was made for one table. Raises ExecutionError, and spoils no transaction."""
+        with translated_by_django(), transaction.atomic(using=self._connection.alias):
+            return self._rows(sql, None)
+
+    def change(self, query: str, /, **parameters: Any) -> int:
+        """Carry out a named query that writes; return how many rows it changed."""
+        with self._connection.cursor() as cursor:
+            cursor.execute(queries()[query], _plain(parameters))
+            return int(cursor.rowcount)
+
+    def set_locally(self, name: str, value: str) -> None:
+        """Set a parameter for the rest of the transaction."""
+        with self._connection.cursor() as cursor:
+            cursor.execute("SELECT set_config(%s, %s, true)", [name, value])
+
+    def literal(self, value: str) -> str:
+        """Return a text as an SQL literal."""
+        self._connection.ensure_connection()
+        return _literal(value, self._connection.connection)
+
+    def _rows(self, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(sql, parameters)
+            names = [column.name for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in parameters.items()}
+
+
+def _literal(value: str, connection: Any) -> str:
+    adapted = adapt(value)
+    adapted.prepare(connection)  # Quoted as this connection's encoding and settings have it.
+    return str(adapted.getquoted().decode())
 
 
 def hold_lock(connection: BaseDatabaseWrapper, key: str) -> None:
@@ -264,6 +346,17 @@ def translated() -> Iterator[None]:
         yield
     except psycopg2.Error as exc:
         raise _translate(exc) from exc
+
+
+@contextmanager
+def translated_by_django() -> Iterator[None]:
+    """Turn what Django made of the driver's errors into ExecutionError."""
+    try:
+        yield
+    except DjangoError as exc:
+        if not isinstance(exc.__cause__, psycopg2.Error):
+            raise
+        raise _translate(exc.__cause__) from exc
 
 
 def _through_pooler() -> ExecutionError:

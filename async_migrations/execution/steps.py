@@ -40,14 +40,16 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     attempt.reindexed = []
     if statement.effect is Effect.SESSION:
         return
-    lifecycle.note(
-        attempt.lease,
-        "statement_done",
-        statement=statement.number,
-        sql=statement.summary,
-        seconds=round(time.monotonic() - started, 3),
-        proof=statement.effect.value,
-    )
+    done = {
+        "statement": statement.number,
+        "sql": statement.summary,
+        "seconds": round(time.monotonic() - started, 3),
+        "proof": statement.effect.value,
+    }
+    if statement is attempt.statements[-1]:  # The end of the attempt follows at once, and takes it along.
+        attempt.proven = (("statement_done", done),)
+    else:
+        lifecycle.note(attempt.lease, "statement_done", **done)
 
 
 @contextmanager

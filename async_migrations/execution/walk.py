@@ -55,11 +55,15 @@ class Batch:
 
 def changer(orders: Orders, session: Session, definition: Definition, keyset: Keyset) -> Changer:
     """Return what changes the batches of this definition. Raises ExecutionError, Postponed."""
-    lock_seconds = float(orders.migration.options.get("lock_timeout", _ROW_LOCK_SECONDS))
-    if definition.process:
-        return ProcessChanger(orders.migration.database, definition, keyset, lock_seconds)
-    session.set("lock_timeout", f"{round(lock_seconds * 1000)}ms")
-    session.set("synchronous_commit", "off")
+    options = orders.migration.options
+    lock_seconds = float(options.get("lock_timeout", _ROW_LOCK_SECONDS))
+    settings = {"lock_timeout": f"{round(lock_seconds * 1000)}ms", "synchronous_commit": "off"}
+    if definition.process:  # Over a connection of Django's, which has no other settings than the project's.
+        wanted = {name: str(value) for name, value in options.get("settings", {}).items()}
+        settings = {"statement_timeout": "0", **wanted, **settings}
+        return ProcessChanger(orders.migration.database, definition, keyset, settings)
+    for name, value in settings.items():
+        session.set(name, value)
     return SqlChanger(session, definition, keyset)
 
 
@@ -84,16 +88,25 @@ class Walk:
         """Walk to the last key, then take up what others had locked. Raises ExecutionError, LeaseLost, Interrupted."""
         while not self._lane.walked:
             self._stand_by()
-            self._attempt(self._next())
+            if (batch := self._next()) is not None:
+                self._attempt(batch)
         while self._lane.deferred:
             self._take_up()
 
     # --- choosing ---
 
-    def _next(self) -> Batch:
+    def _next(self) -> Batch | None:
+        """Return the next batch, None while the table is locked: others may lock it so that it cannot even be read."""
         size = self._pace.size(wishes(self._orders))
         condition = self._keyset.between(self._lane.reached, self._lane.last)
-        upto = self._keyset.step(condition, size, self._where_to_seek(condition, size))
+        try:
+            upto = self._keyset.step(condition, size, self._where_to_seek(condition, size))
+        except ExecutionError as error:
+            self._orders.go_on()
+            if error.code not in _LOCKED:
+                raise
+            self._wait_for_lock(error)
+            return None
         return Batch(self._lane.reached, upto or self._lane.last, size)
 
     def _where_to_seek(self, condition: Condition, size: int) -> str:
@@ -295,8 +308,7 @@ class Walk:
 
     def _stand_by(self) -> None:
         """Wait until the database is healthy. Raises Interrupted when told to stop, Postponed out of the window."""
-        if self._orders.stopped:
-            raise Interrupted
+        self._orders.go_on()
         if self._window is not None and (shut := self._window.opens_in(datetime.now(UTC))):
             raise Postponed("waits for its window to open", shut.total_seconds())
         if time.monotonic() - self._looked_at >= _THROTTLE_SECONDS:

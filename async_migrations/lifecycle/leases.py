@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import uuid
+from copy import copy
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, QuerySet
+from django.db.models import F, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from .. import states
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..models import AsyncMigrationStatus
-from ..states import Direction, Status, Transition
-from .line import due, free_slot
+from ..states import Direction, Status, StopRequest, Transition
+from .line import due, free_slot, in_line, with_taken
 from .moves import Lease, Origin, move, record, rows
 
 _UNLEASED: dict[str, Any] = {
@@ -24,20 +25,35 @@ _UNLEASED: dict[str, Any] = {
     "slot": None,
     "waiting_on": [],
     "queued_behind": [],
+    "throttled": None,
     "phase": "",
 }
+
+# Who loses a race for the first in line looks again; each time somebody else has got on.
+_TRIES = 10
 
 
 def claim(pk: int, worker: str) -> Lease | None:
     """Take the lease and one of the target's places, or return None: somebody else has it, or it is not its turn."""
-    waiting = rows().filter(due(), pk=pk, status=Status.STARTED)
-    row = waiting.first()
-    if row is None:
-        return None
-    slot = free_slot(row.database)
+    row = with_taken(rows().filter(due(), pk=pk, status=Status.STARTED)).first()
+    return None if row is None else _take(row, worker)
+
+
+def claim_first(beside: int, worker: str) -> Lease | None:
+    """Take the lease of what is first in line on the database of this migration; None when nothing can be claimed."""
+    database = Subquery(rows().filter(pk=beside).order_by().values("database"))
+    for _ in range(_TRIES):
+        row = with_taken(in_line().filter(database=database)).first()
+        if row is None or free_slot(row) is None:
+            return None
+        if lease := _take(row, worker):
+            return lease
+    return None
+
+
+def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
+    slot = free_slot(row)
     if slot is None:
-        turn = f"waits for its turn: others are being carried out on database {row.database}"[:255]
-        waiting.exclude(phase=turn).update(phase=turn, updated_at=Now())
         return None
     lease = Lease(row, uuid.uuid4(), row.attempt + 1, worker)
     try:
@@ -62,15 +78,25 @@ def claim(pk: int, worker: str) -> Lease | None:
     return lease if won else None
 
 
-def renew(lease: Lease, **progress: Any) -> str | None:
-    """Prolong the lease and write the progress fields given; return what the attempt is asked to do instead, or None.
+class Asked(NamedTuple):
+    """What people ask of an attempt while it goes on: a stop request, or None, and what was set live."""
+
+    stop: str | None
+    tuning: dict[str, Any]
+
+
+def renew(lease: Lease, **progress: Any) -> Asked:
+    """Prolong the lease and write the progress fields given; return what the attempt is asked.
 
     Raises LeaseLost when the row holds another token, or none.
     """
     held = _held(lease)
     if not held.update(lease_expires_at=_lease_end(), heartbeat_at=Now(), updated_at=Now(), **progress):
         raise LeaseLost
-    return held.values_list("stop_requested", flat=True).first()
+    asked = held.values_list("stop_requested", "tuning").first()
+    if asked is None:
+        raise LeaseLost
+    return Asked(*asked)
 
 
 def note(lease: Lease, kind: str, **detail: Any) -> None:
@@ -82,13 +108,16 @@ def note(lease: Lease, kind: str, **detail: Any) -> None:
         record(row, kind, Origin(lease.worker), **detail)
 
 
-def succeed(lease: Lease) -> None:
-    """Write FINISHED, or ROLLED BACK when it went backwards: the effect is there, verified."""
+def succeed(lease: Lease, *before: tuple[str, dict[str, Any]]) -> None:
+    """Write FINISHED, or ROLLED BACK when it went backwards: the effect is there, verified.
+
+    before: kind and detail of events that come before it.
+    """
     end = Status.ROLLED_BACK if lease.migration.direction == Direction.BACKWARDS else Status.FINISHED
     changes: dict[str, Any] = {"progress_done": F("progress_total"), "eta_seconds": None, "finished_at": Now()}
     if end == Status.ROLLED_BACK:
         changes["has_run"] = False
-    _end(states.SUCCEED, lease, end, **changes)
+    _end(states.SUCCEED, lease, end, before=before, **changes)
 
 
 def fail(lease: Lease, error: ExecutionError) -> None:
@@ -100,6 +129,18 @@ def fail(lease: Lease, error: ExecutionError) -> None:
 def cancelled(lease: Lease) -> None:
     """Write CANCELLED: the stop request was obeyed and the leftovers are gone."""
     _end(states.CANCEL, lease, Status.CANCELLED, finished_at=Now())
+
+
+def paused(lease: Lease) -> None:
+    """Write PAUSED: the stop request was obeyed at a checkpoint; the attempt does not count.
+
+    Where the request was taken back meanwhile, or a cancel took its place, the migration is given back instead.
+    """
+    changes: dict[str, Any] = {"stop_requested": None, "run_at": None, "attempt": lease.attempt - 1}
+    changes |= {"progress_rate": None, "eta_seconds": None}
+    row, still_asked = copy(lease.migration), Q(stop_requested=StopRequest.PAUSE)
+    if not move(states.PAUSE, row, Status.PAUSED, Origin(lease.worker), still_asked, **_UNLEASED | changes):
+        release(lease)
 
 
 def release(
@@ -127,15 +168,12 @@ def _end(
     to: Status,
     *,
     keep_request: bool = False,
-    detail: dict[str, Any] | None = None,
     **changes: Any,
 ) -> None:
-    row = _held(lease).first()
-    if row is None:
-        raise LeaseLost
     if not keep_request:
         changes |= {"stop_requested": None, "run_at": None}
-    if not move(transition, row, to, Origin(lease.worker), detail=detail, **_UNLEASED | changes):
+    # Token, attempt and direction cannot change under the lease. A copy, for the lease stays what it was.
+    if not move(transition, copy(lease.migration), to, Origin(lease.worker), **_UNLEASED | changes):
         raise LeaseLost
 
 
@@ -148,7 +186,7 @@ def reap() -> list[int]:
         if used_up:
             error = _worker_lost(row)
             changes = {"meta": {**row.meta, "error": error.as_meta()}, "finished_at": Now()}
-        elif row.stop_requested:
+        elif row.attempt >= row.max_attempts:
             changes["attempt"] = row.attempt - 1  # What is left of it is to clean up, and that must be possible.
         to = Status.ERROR if used_up else Status.STARTED
         expired = Q(lease_expires_at__lt=Now())

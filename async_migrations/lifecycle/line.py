@@ -1,10 +1,12 @@
-"""Who is in line for a worker, and whose message has to be sent again."""
+"""Who is in line for a worker, whose turn it is, and whose message has to be sent again."""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from django.db.models import F, Q, QuerySet
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
 from ..conf import conf
@@ -30,9 +32,17 @@ def in_line(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
 
 def next_in_line(database: str) -> int | None:
     """Return the migration whose turn it is on a database, None when nothing waits there or there is no room."""
-    if free_slot(database) is None:
-        return None
-    return in_line(database).values_list("pk", flat=True).first()
+    first = with_taken(in_line(database)).first()
+    return None if first is None or free_slot(first) is None else first.pk
+
+
+def note_waiting() -> None:
+    """Let what is in line for a database without room say what it waits for: once, where it does not say so yet."""
+    taken = rows().filter(status=Status.IN_PROGRESS).values("database")
+    for database in taken.order_by("database").distinct().values_list("database", flat=True):
+        turn = f"waits for its turn: others are being carried out on database {database}"[:255]
+        if next_in_line(database) is None:
+            in_line(database).exclude(phase=turn).order_by().update(phase=turn, updated_at=Now())
 
 
 def mark_dispatched(row: AsyncMigrationStatus) -> bool:
@@ -50,6 +60,12 @@ def due() -> Q:
     return Q(run_at=None) | Q(run_at__lte=Now())
 
 
-def free_slot(database: str) -> int | None:
-    taken = set(rows().filter(database=database, status=Status.IN_PROGRESS).values_list("slot", flat=True))
-    return next((slot for slot in range(conf.max_running_per_database) if slot not in taken), None)
+def with_taken(waiting: QuerySet[AsyncMigrationStatus]) -> Any:
+    """Have each row say which places of its database are taken, for `free_slot`."""
+    running = rows().filter(database=OuterRef("database"), status=Status.IN_PROGRESS)
+    return waiting.annotate(taken=ArraySubquery(running.order_by().values("slot")))
+
+
+def free_slot(row: Any) -> int | None:
+    """Return a place that is free for a row that was read by `with_taken`, None when there is no room."""
+    return next((slot for slot in range(conf.max_running_per_database) if slot not in row.taken), None)

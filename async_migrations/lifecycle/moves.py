@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
-from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db import connections
+from django.db.models import Field, Q, QuerySet
 from django.db.models.functions import Now
+from django.db.models.sql import UpdateQuery
 
 from ..conf import conf
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Status, Transition
 
 logger = logging.getLogger("async_migrations")
+
+# An event of the row that a transition has moved; none where it has not.
+_EVENT_COLUMNS = ("kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
+_MOVED_EVENT = "SELECT id, %s, %s, %s, %s::int, %s, %s, %s::jsonb FROM moved"
 
 
 @dataclass(frozen=True)
@@ -105,17 +111,36 @@ def move(
     origin: Origin,
     *conditions: Q,
     detail: dict[str, Any] | None = None,
+    before: Sequence[tuple[str, dict[str, Any]]] = (),
     **changes: Any,
 ) -> bool:
-    """Carry a transition out if the row still says what was read; its event commits with it."""
+    """Carry a transition out if the row still says what was read; its event commits with it.
+
+    before: kind and detail of what happened just before, and is to be in the history if the transition is.
+
+    Afterwards `row` is as it was written. All of it is one statement: a transition is what a worker does most.
+    """
     if row.status not in transition.sources or to not in transition.targets:
         raise AssertionError(f"{transition} does not lead from {row.status} to {to}")
-    with transaction.atomic(using=conf.control_database):
-        won = same(row).filter(*conditions).update(status=to, updated_at=Now(), **changes)
-        if won:
-            row.attempt = changes.get("attempt", row.attempt)
-            record(row, transition.name, origin, to_status=to, **(detail or {}))
-    return bool(won)
+    attempt = changes.get("attempt", row.attempt)
+    events = [_event(row, kind, origin, detail=earlier, attempt=attempt) for kind, earlier in before]
+    events.append(_event(row, transition.name, origin, to_status=to, detail=detail or {}, attempt=attempt))
+    query = cast("UpdateQuery", same(row).filter(*conditions).query.chain(UpdateQuery))
+    query.add_update_values({"status": to, "updated_at": Now(), **changes})
+    update, parameters = query.get_compiler(conf.control_database).as_sql()
+    moved = rows().raw(
+        f"WITH moved AS ({update} RETURNING *), events AS ("  # noqa: S608 - names that we made, and placeholders
+        f"INSERT INTO {AsyncMigrationEvent._meta.db_table} (migration_id, {', '.join(_EVENT_COLUMNS)}) "
+        f"{' UNION ALL '.join([_MOVED_EVENT] * len(events))}) SELECT * FROM moved",
+        [*parameters, *(value for event in events for value in _values(event))],
+    )
+    written = next(iter(moved), None)
+    if written is None:
+        return False
+    row.__dict__.update(written.__dict__)
+    for event in events:
+        _log(row, event)
+    return True
 
 
 def remark(pk: int, kind: str, origin: Origin, **detail: Any) -> None:
@@ -125,28 +150,46 @@ def remark(pk: int, kind: str, origin: Origin, **detail: Any) -> None:
 
 
 def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", **detail: Any) -> None:
-    request_id = origin.request_id or row.request_id
-    AsyncMigrationEvent.objects.using(conf.control_database).create(
-        migration=row,
+    event = _event(row, kind, origin, to_status=to_status, detail=detail, attempt=row.attempt)
+    event.save(using=conf.control_database, force_insert=True)
+    _log(row, event)
+
+
+def _event(
+    row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", detail: dict[str, Any], attempt: int
+) -> AsyncMigrationEvent:
+    return AsyncMigrationEvent(
+        migration_id=row.pk,
         kind=kind,
         from_status=row.status if to_status and row.status != to_status else "",
         to_status=to_status,
-        attempt=row.attempt,
+        attempt=attempt,
         by=origin.by,
-        request_id=request_id,
+        request_id=origin.request_id or row.request_id,
         detail=detail,
     )
+
+
+def _values(event: AsyncMigrationEvent) -> Iterator[Any]:
+    """Yield the values of an event's columns as the driver takes them."""
+    connection = connections[conf.control_database]
+    for name in _EVENT_COLUMNS:
+        field = cast("Field[Any, Any]", event._meta.get_field(name))
+        yield field.get_db_prep_save(getattr(event, name), connection)
+
+
+def _log(row: AsyncMigrationStatus, event: AsyncMigrationEvent) -> None:
     logger.info(
-        kind,
+        event.kind,
         extra={
             "migration_id": row.pk,
             "migration": row.name,
             "database": row.database,
-            "from_status": str(row.status),
-            "to_status": str(to_status or row.status),
-            "attempt": row.attempt,
-            "by": origin.by,
-            "request_id": request_id,
-            **({"detail": detail} if detail else {}),
+            "from_status": str(event.from_status or row.status),
+            "to_status": str(event.to_status or row.status),
+            "attempt": event.attempt,
+            "by": event.by,
+            "request_id": event.request_id,
+            **({"detail": event.detail} if event.detail else {}),
         },
     )

@@ -65,7 +65,7 @@ SET token = %(token)s, worker = %(worker)s, updated_at = now(),
     lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id = (
     SELECT id FROM async_migrations_asyncmigrationlane
-    WHERE name = %(name)s AND migration_id = %(migration_id)s AND NOT finished
+    WHERE name = %(name)s AND migration_id = %(migration_id)s AND digest = %(digest)s AND NOT finished
       AND (lease_expires_at IS NULL OR lease_expires_at < clock_timestamp())
     ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED
 )
@@ -85,9 +85,13 @@ WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
 SET LOCAL synchronous_commit TO DEFAULT
 
 -- keep_lanes --
+-- One that is locked is about to be kept by a batch that commits, which may take its time: nobody waits for that.
 UPDATE async_migrations_asyncmigrationlane
 SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
-WHERE name = %(name)s AND token = %(token)s AND NOT finished
+WHERE id IN (
+    SELECT id FROM async_migrations_asyncmigrationlane
+    WHERE name = %(name)s AND token = %(token)s AND NOT finished FOR UPDATE SKIP LOCKED
+)
 
 -- leave_lane --
 UPDATE async_migrations_asyncmigrationlane
