@@ -1,6 +1,9 @@
 """What gunicorn does for every installation; address, workers and threads are on its command line."""
 
 from pathlib import Path
+from typing import Any
+
+from django.urls import get_resolver
 
 from api.settings import LOGGING
 
@@ -22,3 +25,8 @@ logconfig_dict = {
         "gunicorn.access": {"handlers": [], "propagate": False, "level": "CRITICAL"},
     },
 }
+
+
+def post_worker_init(worker: Any) -> None:
+    """Load every door before the first request, which would wait for it."""
+    _ = get_resolver().url_patterns

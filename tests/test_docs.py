@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from async_migrations import states
+from async_migrations import limits, states
 from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
 from async_migrations.execution import session
-from async_migrations.migration_helpers import make_sql_migration
+from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
 from async_migrations.rest import problems
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+BACKFILLS = ROOT / "docs" / "backfills.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -83,10 +84,22 @@ def test_the_extras_that_are_to_be_installed_exist():
 
 def test_every_option_that_is_named_exists():
     text = README.read_text()
-    named = text[text.index("Further options of `make_sql_migration`") : text.index("## Install it")]
+    named = text[text.index("Further options of `make_sql_migration`") : text.index("## Backfills")]
     assert set(re.findall(r"`([a-z_]+)", named)) - {"make_sql_migration", "timedelta"} <= {
         *signature(make_sql_migration).parameters
     }
+
+
+def test_the_readme_has_the_backfill_that_its_document_begins_with():
+    texts = block("backfill"), block("shop/migrations/0004_order_placed_on_async.py", BACKFILLS)
+    calls = [
+        ast.dump(node)
+        for text in texts
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "make_backfill_migration"
+    ]
+    assert len(calls) == 2
+    assert calls[0] == calls[1]
 
 
 @pytest.mark.parametrize("info", ["worker", "worker, without django_dramatiq"])
@@ -105,6 +118,32 @@ def test_the_settings_table_has_every_setting_with_its_default():
         **known,
         "ALLOW_SCHEDULED_MIGRATIONS": False,
     }
+
+
+def test_the_options_of_a_backfill_are_those_of_the_function_with_their_defaults():
+    said = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table(BACKFILLS, "option")}
+    options = signature(make_backfill_migration).parameters
+    assert said == {name: option.default for name, option in options.items()}
+
+
+def test_the_settings_that_options_fall_back_on_are_named_with_their_defaults():
+    named = re.findall(
+        r"\(`(ASYNC_MIGRATIONS_\w+)`, ([\d.,]+)\)", "".join(row[3] for row in table(BACKFILLS, "option"))
+    )
+    known = {setting.name: setting.default for setting in Conf.settings()}
+    assert {name: float(value.replace(",", "")) for name, value in named} == {name: known[name] for name, _ in named}
+    assert len(named) == 4
+
+
+def test_what_can_be_tuned_is_what_the_code_takes():
+    said = {row[0].strip("`"): row[1] for row in table(BACKFILLS, "tunable")}
+    assert said == {name: str(number) for name, number in limits.NUMBERS.items()} | {
+        "throttle": "true, false, or an object of thresholds"
+    }
+
+
+def test_the_signals_are_those_that_the_throttle_knows():
+    assert [row[0].strip("`") for row in table(BACKFILLS, "signal")] == list(limits.THRESHOLDS)
 
 
 def test_the_variables_table_has_every_variable_that_the_service_reads():

@@ -9,41 +9,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg2
+from .backfill import each_row_once, paused_and_tuned
+from .control_plane import ControlPlane, Row
+from .scene import Proof, Scene
 
-from .control_plane import Row
-from .rows import Loaded
-
-Proof = tuple[bool, str]
+Course = Callable[[ControlPlane, Scene, int], Iterator[Row]]
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What the proofs of an act look at: the database, what was loaded, and the row at the end of the act."""
+def asked(verb: str) -> Course:
+    """Return the course of an act that is one request: ask, and follow to the end."""
 
-    connection: psycopg2.extensions.connection
-    loaded: Loaded
-    row: Row
+    def course(control: ControlPlane, scene: Scene, pk: int) -> Iterator[Row]:
+        yield control.ask(verb, pk)
+        yield from control.follow(pk)
 
-    def value(self, sql: str, **parameters: Any) -> Any:
-        """Return the first column of the first row of a query."""
-        with self.connection.cursor() as cursor:
-            cursor.execute(sql, parameters)
-            row = cursor.fetchone()
-            return None if row is None else row[0]
+    return course
 
 
 @dataclass(frozen=True)
 class Act:
-    """One request to the control plane.
+    """What is asked of the control plane about one migration.
 
-    name: the migration's, which is the dotted path of its file. verb: run or rollback. ends: the status that it has to
-    end in. proofs: what has to be true then.
+    name: the migration's, which is the dotted path of its file. course: asks, and yields the row again and again until
+    it has ended. ends: the status that it has to end in. proofs: what has to be true then.
     """
 
     title: str
     name: str
-    verb: str
+    course: Course
     ends: str
     proofs: Callable[[Scene], Iterator[Proof]]
 
@@ -54,9 +47,7 @@ def _index_is_there(scene: Scene) -> Iterator[Proof]:
 
 
 def _rows_changed_once(scene: Scene) -> Iterator[Proof]:
-    with scene.connection.cursor() as cursor:
-        cursor.execute(_UPDATED)
-        once, otherwise, untouched, touched = cursor.fetchone() or (0, 0, 0, 0)
+    once, otherwise, untouched, touched = scene.values(_UPDATED)
     yield (
         once > 0 and otherwise == 0,
         f"{once:,} closed tasks were changed exactly once and hold the size of their document, {otherwise:,} otherwise",
@@ -84,26 +75,37 @@ ACTS = (
     Act(
         "run 0003: CREATE INDEX CONCURRENTLY",
         f"{_TASKS}0003_task_proj_octlen_idx_async",
-        "run",
+        asked("run"),
         "FINISHED",
         _index_is_there,
     ),
     Act(
-        "run 0004: UPDATE of all closed tasks", f"{_TASKS}0004_task_total_async", "run", "FINISHED", _rows_changed_once
+        "run 0004: UPDATE of all closed tasks",
+        f"{_TASKS}0004_task_total_async",
+        asked("run"),
+        "FINISHED",
+        _rows_changed_once,
     ),
     Act(
         "run 0005: UNIQUE index over a duplicate",
         f"{_TASKS}0005_task_number_uniq_async",
-        "run",
+        asked("run"),
         "ERROR",
         _duplicate_is_named,
     ),
     Act(
         "rollback 0003: DROP INDEX CONCURRENTLY",
         f"{_TASKS}0003_task_proj_octlen_idx_async",
-        "rollback",
+        asked("rollback"),
         "ROLLED BACK",
         _index_is_gone,
+    ),
+    Act(
+        "run 0006: backfill, paused, resumed, tuned",
+        f"{_TASKS}0006_task_checksum_async",
+        paused_and_tuned,
+        "FINISHED",
+        each_row_once,
     ),
 )
 

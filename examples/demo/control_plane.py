@@ -18,7 +18,7 @@ Row = dict[str, Any]
 
 
 class ControlPlane:
-    """Finds, starts, undoes and follows migrations. Raises CannotGoOn where the service refuses or falls silent."""
+    """Asks for migrations, tunes and follows them. Raises CannotGoOn where the service refuses or falls silent."""
 
     def __init__(self, client: httpx.Client, door: Door) -> None:
         self._client, self._door = client, door
@@ -37,6 +37,10 @@ class ControlPlane:
     def ask(self, verb: str, pk: int) -> Row:
         """POST one of the verbs, such as run or rollback, and return the row as it is then."""
         return self._ask("POST", f"/api/async-migrations/{pk}/{verb}")
+
+    def tune(self, pk: int, values: dict[str, Any]) -> Row:
+        """PATCH what wins over the options of the file, and return the row as it is then."""
+        return self._ask("PATCH", f"/api/async-migrations/{pk}/tuning", json=values)
 
     def follow(self, pk: int, every: float = POLL_SECONDS) -> Iterator[Row]:
         """Yield the row every so many seconds until it is terminal; the last one is the end."""

@@ -16,20 +16,20 @@ BYTES_PER_ROW = 3000  # on disk at the worst moment: table twice, indexes, write
 _PROJECTS = "INSERT INTO project (id, name) SELECT n, 'Project ' || n FROM generate_series(1, %s) AS n"
 
 _TASKS = """
-INSERT INTO task (id, project_id, number, title, data, created_at, updated_at, closed_at, revision)
+INSERT INTO task (id, project_id, number, title, data, created_at, updated_at, closed_at, revision, checked)
 SELECT n, 1 + n %% %(projects)s, n, 'Task ' || n,
        jsonb_build_object(
            'text', repeat(md5(n::text), 1 + n %% 8),
            'image', 's3://annotations/' || md5((n * 7)::text) || '.jpg',
            'meta', jsonb_build_object('width', 640 + n %% 1280, 'height', 480 + n %% 720, 'source', 'import')
        ),
-       now(), now(), CASE WHEN n %% %(open_every)s <> 0 THEN now() END, 0
+       now(), now(), CASE WHEN n %% %(open_every)s <> 0 THEN now() END, 0, 0
 FROM generate_series(%(first)s, %(last)s) AS n
 """
 
 _DOUBLE = """
-INSERT INTO task (id, project_id, number, title, data, created_at, updated_at, closed_at, revision)
-SELECT %(id)s, project_id, number, title || ' again', data, now(), now(), now(), 0 FROM task WHERE id = %(of)s
+INSERT INTO task (id, project_id, number, title, data, created_at, updated_at, closed_at, revision, checked)
+SELECT %(id)s, project_id, number, title || ' again', data, now(), now(), now(), 0, 0 FROM task WHERE id = %(of)s
 RETURNING project_id, number
 """
 

@@ -31,6 +31,8 @@ class Task(models.Model):
     closed_at = models.DateTimeField(null=True, blank=True, help_text="Nobody works on it any more.")
     total = models.PositiveIntegerField(null=True, help_text="Size of the document in bytes.")
     revision = models.PositiveIntegerField(default=0, help_text="How often total was computed.")
+    checksum = models.CharField(max_length=32, null=True, help_text="MD5 of the document.")  # noqa: DJ001
+    checked = models.PositiveIntegerField(default=0, help_text="How often checksum was computed.")
 
     class Meta:
         db_table = "task"

@@ -63,7 +63,8 @@ def locked(sql: str) -> Iterator[psycopg2.extensions.cursor]:
 
 
 def error_of(row: AsyncMigrationStatus) -> dict[str, Any]:
-    return row.meta.get("error", {})
+    found: dict[str, Any] = row.meta.get("error", {})
+    return found
 
 
 def test_it_works(backfill: Backfill) -> None:

@@ -18,6 +18,11 @@ FIGURES = (
     "through RQ, enqueue to FINISHED",
     "psql, start to exit",
     "ratio of the medians",
+    "one UPDATE in psql, start to exit",
+    "backfill, throttle off, duty cycle 1",
+    "iterator() and bulk_update of 1,000",
+    "4 clients, 200 reads and writes a second while this runs",
+    "the worker's memory, 20,000 rows against 2,000",
 )
 
 
@@ -29,6 +34,13 @@ def short_form():
 
 def test_the_short_form_ends_well_whatever_the_timings_are(short_form):
     assert short_form.returncode == 0, short_form.stdout + short_form.stderr
+
+
+def test_only_the_parts_that_are_named_are_measured():
+    command = [sys.executable, "-m", "bench", "--short", "--only", "memory"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert "The worker's memory during a" in done.stdout, done.stdout + done.stderr
+    assert "psql" not in done.stdout
 
 
 @pytest.mark.parametrize("figure", FIGURES)

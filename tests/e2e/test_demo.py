@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -71,6 +72,10 @@ def check_it_went_well(done: subprocess.CompletedProcess[str]) -> None:
     assert "✗" not in done.stdout
     assert "18,001 closed tasks were changed exactly once" in done.stdout
     assert "Key (project_id, number)=(1, 10000) is duplicated" in done.stdout
+    assert re.search(r"PAUSED: ([\d,]+) tasks are done, 1 s later \1, and \1 by its counter", done.stdout)
+    assert re.search(r"tuned in its course: .* after", done.stdout)
+    assert "20,000 tasks, open ones too, were changed exactly once" in done.stdout
+    assert "20,000 by the counter beside the cursor, 20,000 by the row" in done.stdout
     assert "0 of them waited for a lock" in done.stdout
 
 

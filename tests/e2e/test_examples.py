@@ -18,6 +18,7 @@ ASYNC = (
     "tasks.migrations.0003_task_proj_octlen_idx_async",
     "tasks.migrations.0004_task_total_async",
     "tasks.migrations.0005_task_number_uniq_async",
+    "tasks.migrations.0006_task_checksum_async",
 )
 INDEXES = "SELECT count(*) FROM pg_class WHERE relname IN ('task_proj_octlen_idx', 'task_project_number_uniq')"
 
@@ -47,7 +48,7 @@ def test_no_migration_file_is_missing():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_migrate_with_scheduling_records_three_rows_and_runs_nothing(where):
+def test_migrate_with_scheduling_records_a_row_for_each_and_runs_nothing(where):
     where.migrate_host()
     assert statuses(where) == dict.fromkeys(ASYNC, "SCHEDULED")
     assert rows(where, INDEXES) == [(0,)]

@@ -22,7 +22,7 @@ from api import variables
 from api.processes import ROOT, Running, child_environment, run_to_end, running, wait_until_ready
 from tests.conftest import eventually, free_port
 from tests.servers import database_named
-from tests.test_docs import block
+from tests.test_docs import BACKFILLS, block
 
 pytestmark = pytest.mark.e2e
 
@@ -32,6 +32,21 @@ MODELS = """
 class Order(models.Model):
     customer_id = models.BigIntegerField()
     placed_at = models.DateTimeField()
+"""
+BACKFILL = "shop.migrations.0004_order_placed_on_async"
+BACKFILL_FILES = (
+    "shop/migrations/0004_order_placed_on_async.py",
+    "shop/migrations/0005_order_purge_async.py",
+    "shop/migrations/0006_order_season_async.py",
+)
+# An order a day: a thousand before 2015, and a thousand from then on.
+ORDERS = """
+INSERT INTO shop_order (customer_id, placed_at)
+SELECT n, timestamptz '2015-01-01 12:00+00' + (n - 1001) * interval '1 day' FROM generate_series(1, 2000) AS n
+RETURNING id
+"""
+SEASON = """
+(ARRAY['winter', 'spring', 'summer', 'autumn'])[1 + extract(month FROM placed_at AT TIME ZONE 'UTC')::int % 12 / 3]
 """
 BROKER = {"BROKER_URL": os.environ["BROKER_URL"]}
 
@@ -103,9 +118,9 @@ class Host:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
-    def status(self) -> str | None:
-        """Return the status of the README's migration, None when there is no row."""
-        found = self.query(f"SELECT status FROM async_migrations_asyncmigrationstatus WHERE name = '{NAME}'")
+    def status(self, name: str = NAME) -> str | None:
+        """Return the status of a migration, that of the README unless named; None when there is no row."""
+        found = self.query(f"SELECT status FROM async_migrations_asyncmigrationstatus WHERE name = '{name}'")
         return str(found[0][0]) if found else None
 
     def index_is_valid(self) -> bool | None:
@@ -192,6 +207,61 @@ def test_from_the_migration_file_to_finished_over_rest(shop):
     # And again, in a plainer shell: nothing to do is not an error.
     shop.write("ci.sh", block("ci.sh"))
     assert "FINISHED" in shop.sh("sh ci.sh", **ci)
+
+
+def test_backfills_as_their_document_has_them(shop):
+    need("bash", "curl", "jq")
+    # Given 2,000 orders, files of all three kinds, and a function that could be a reason to wait
+    add_columns(shop)
+    for file in (*BACKFILL_FILES, "shop/backfills.py", "shop/health.py"):
+        shop.write(file, block(file, BACKFILLS))
+    shop.append("mysite/settings.py", block("settings.py, reasons to wait", BACKFILLS))
+    shop.sh("python manage.py migrate shop 0003", **BROKER, ALLOW_SCHEDULED_MIGRATIONS="true")
+    shop.query(ORDERS)
+    shop.sh(block("migrate"), **BROKER)
+
+    # When the first is run at a low rate, paused in the middle, and resumed at full speed
+    url = start_web(shop)
+    shop.start_worker(block("worker"))
+    token = shop.sh(block("token"), **BROKER).strip()
+    (pk,) = shop.query(f"SELECT id FROM async_migrations_asyncmigrationstatus WHERE name = '{BACKFILL}'")[0]
+
+    def say(name: str) -> str:
+        return str(shop.sh(block("api", BACKFILLS) + block(name, BACKFILLS), URL=url, TOKEN=token, ID=str(pk)))
+
+    say("tune")
+    shop.sh(f"python manage.py async_migrations run {pk}", **BROKER)
+    eventually(lambda: filled(shop) > 0, what="it has begun")
+    say("pause")
+    eventually(lambda: shop.status(BACKFILL) == "PAUSED", what="it is paused")
+    paused_at = filled(shop)
+    say("as the file says")
+    assert filled(shop) == paused_at < 2000
+    say("resume")
+    done = shop.sh(block("ci.sh"), URL=url, TOKEN=token, NAME=BACKFILL)
+
+    # Then all orders have the new value, and so it is with the others
+    assert '"status": "FINISHED"' in done
+    assert filled(shop) == 2000
+    assert '"count":0' in say("quarantine").replace(" ", "")
+    shop.sh("python manage.py async_migrations run --wait --timeout 60 0005_order_purge_async", **BROKER)
+    shop.sh("python manage.py async_migrations run --wait --timeout 60 0006_order_season_async", **BROKER)
+    assert shop.query("SELECT count(*), min(placed_at)::date::text FROM shop_order") == [(1000, "2015-01-01")]
+    assert shop.query(f"SELECT count(*) FROM shop_order WHERE season = {SEASON}") == [(1000,)]
+    # And back: what is left is the column's own file
+    shop.sh("python manage.py migrate shop 0003", **BROKER)
+    eventually(lambda: shop.status(BACKFILL) == "ROLLED BACK", what="it is rolled back")
+
+
+def add_columns(shop: Host) -> None:
+    columns = "    placed_on = models.DateField(null=True)\n    season = models.CharField(max_length=6, null=True)\n"
+    shop.append("shop/models.py", columns)
+    shop.sh("python manage.py makemigrations shop --name order_placed_on")
+
+
+def filled(shop: Host) -> int:
+    rows = shop.query("SELECT count(*) FROM shop_order WHERE placed_on = (placed_at AT TIME ZONE 'UTC')::date")
+    return int(str(rows[0][0]))
 
 
 def test_the_exit_code_tells_ci_what_became_of_it(shop):

@@ -15,14 +15,16 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.utils import timezone
 
 from async_migrations import lifecycle
-from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationStatus
-from async_migrations.states import TERMINAL, Status
+from async_migrations.execution.definition import update_text
+from async_migrations.lifecycle import Request
+from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationLane, AsyncMigrationStatus
+from async_migrations.states import TERMINAL, Kind, Status
 from tests.conftest import Process, eventually
 from tests.db.conftest import kinds, query
 from tests.driving import ask, backends, scheduled
 
 # Seconds. Far more than anything here takes: no test is decided by it unless something hangs.
-PATIENCE = 90
+PATIENCE = 25
 
 # Short times, so that a fault is over in seconds. The defaults have a test of their own.
 SHORT = {
@@ -39,6 +41,16 @@ INDEX = "tome_title_idx"
 
 # 500 rows, 2 ms each: long enough that a random moment falls inside of it.
 SLOWLY = "WHERE pg_sleep(0.001) IS NOT NULL"
+
+# A table whose rows count how often each was changed. A batch of so few takes some 10 ms and its rest as long, so that
+# faults fall into both.
+TALLY_ROWS = 100_000
+COUNT = "n = n + 1 + dawdle()"
+SLOW: dict[str, Any] = {"batch_size": 5, "batch_delay_seconds": 0.01, "duty_cycle": 1}
+_DAWDLE = "CREATE OR REPLACE FUNCTION dawdle() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT {}'"
+
+# A worker that takes one message at a time leaves the others to the next.
+ONE_AT_A_TIME: dict[str, Any] = {"threads": 1, "dramatiq_queue_prefetch": "1"}
 
 # Names are never used twice: a server of a module's own keeps the rows of earlier tests.
 _numbers = count(1)
@@ -68,7 +80,60 @@ class Scene:
         ask(self.client, pk)
         return pk
 
+    def backfill(self, table: str, update: str, **options: Any) -> int:
+        """Schedule a backfill under a name of its own and ask for it; return the id.
+
+        options: those of `make_backfill_migration`, with numbers of seconds.
+        """
+        wanted = {"table": table, **options}
+        text = update_text(table, update, options.get("where", ""))
+        name = f"faults.migrations.{next(_numbers):04}"
+        pk = lifecycle.take_over(Request("schedule", name, "default", text, "", wanted, Kind.BACKFILL.value)).pk
+        self.asked.append(pk)
+        ask(self.client, pk)
+        return pk
+
+    def tune(self, pk: int, **wishes: Any) -> None:
+        """Tune a migration live."""
+        answer = self.client.patch(f"/api/async-migrations/{pk}/tuning", json=wishes)
+        assert answer.status_code == 200, answer.text
+
+    def hurry(self, pk: int) -> None:
+        """Let a slow backfill come to its end."""
+        query(_DAWDLE.format("0"), self.using)
+        self.tune(pk, batch_size=10_000, batch_delay_seconds=0)
+
     # --- looking ---
+
+    def lanes(self, pk: int) -> list[AsyncMigrationLane]:
+        """Return the lanes of a backfill, none while its server is away."""
+        try:
+            return list(AsyncMigrationLane.objects.using(self.using).filter(migration_id=pk).order_by("number"))
+        except (DatabaseError, InterfaceError):
+            connections[self.using].close()
+            return []
+
+    def walked(self, pk: int, rows: float) -> list[AsyncMigrationLane]:
+        """Wait until a backfill has changed so many rows; return its lanes."""
+
+        def look() -> list[AsyncMigrationLane]:
+            lanes = self.lanes(pk)
+            return lanes if lanes and sum(lane.rows_done for lane in lanes) >= rows else []
+
+        return eventually(look, PATIENCE, what=f"{rows:.0f} rows are changed")
+
+    def done(self, pk: int) -> int:
+        """Return how many rows a backfill has changed, as its lanes have it."""
+        return sum(lane.rows_done for lane in self.lanes(pk))
+
+    def at_work(self, pk: int) -> set[str]:
+        """Return the workers that hold a lane of a backfill."""
+        held = (lane for lane in self.lanes(pk) if lane.token and lane.lease_expires_at and not lane.finished)
+        return {lane.worker for lane in held if lane.lease_expires_at > moment_now()}
+
+    def both_at_work(self, pk: int) -> None:
+        """Wait until two workers are at work in lanes of a backfill."""
+        eventually(lambda: len(self.at_work(pk)) == 2, PATIENCE, what="two workers are at work")
 
     def now(self, pk: int) -> AsyncMigrationStatus | None:
         """Return the row, None while its server is away."""
@@ -146,7 +211,9 @@ class Scene:
         assert row.attempt <= row.max_attempts, told
         assert told[-1] == {"FINISHED": "succeed", "ERROR": "fail", "CANCELLED": "cancel"}[row.status], told
         assert told.count("succeed") <= 1, told
-        if row.status == Status.FINISHED and row.database == "default":
+        if row.kind == Kind.BACKFILL:
+            assert all(lane.finished for lane in self.lanes(row.pk)) or row.status != Status.FINISHED, told
+        elif row.status == Status.FINISHED and row.database == "default":
             mark = AsyncMigrationCheckpoint.objects.using(self.using).get(name=row.name)
             assert mark.done, told
             assert not mark.begun, told
@@ -166,8 +233,16 @@ class Crew:
 
     def holder(self, row: AsyncMigrationStatus) -> Process:
         """Return the worker that carries a migration out, or did so last."""
-        group = os.getpgid(int(row.worker.rpartition(":")[2]))
+        return self.named(row.worker)
+
+    def named(self, name: str) -> Process:
+        """Return the worker of that name, as rows and lanes have it."""
+        group = os.getpgid(int(name.rpartition(":")[2]))
         return next(worker for worker in self.workers if worker.pid == group)
+
+    def other(self, worker: Process) -> Process:
+        """Return a worker that is not this one."""
+        return next(other for other in self.workers if other is not worker)
 
     def kill(self, worker: Process) -> None:
         """SIGKILL to the worker's whole process group."""
@@ -188,6 +263,21 @@ class Crew:
             yield
         finally:
             os.killpg(worker.pid, signal.SIGCONT)
+
+
+def make_tally(rows: int = TALLY_ROWS, using: str = "default") -> None:
+    """Make the table, every third key taken, and what makes changing it slow."""
+    query("DROP TABLE IF EXISTS tally", using)
+    query("CREATE TABLE tally (id bigint PRIMARY KEY, n int NOT NULL DEFAULT 0)", using)
+    query(f"INSERT INTO tally SELECT 3 * g FROM generate_series(1, {rows}) AS g", using)
+    query("ANALYZE tally", using)
+    query(_DAWDLE.format("length(pg_sleep(0.002)::text)"), using)
+
+
+def drop_tally() -> None:
+    """Remove both."""
+    query("DROP TABLE IF EXISTS tally")
+    query("DROP FUNCTION IF EXISTS dawdle")
 
 
 def story(row: AsyncMigrationStatus) -> list[str]:

@@ -1,10 +1,12 @@
-"""The row in which a job of the original's kind says how far it is."""
+"""The row in which a job of the original's kind says how far it is, and the row that a naive loop changes."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from django.db import models
+
+from .backfills import COPY
 
 
 class JobStatus(models.Model):
@@ -22,3 +24,22 @@ class JobStatus(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.status}"
+
+
+class Copy(models.Model):
+    """One row of the table that is backfilled; the bench makes the table."""
+
+    project_id = models.IntegerField()
+    title = models.TextField()
+    data = models.JSONField()
+    updated_at = models.DateTimeField()
+    total = models.IntegerField(null=True)
+
+    objects: ClassVar[models.Manager[Copy]] = models.Manager()
+
+    class Meta:
+        db_table = COPY
+        managed = False
+
+    def __str__(self) -> str:
+        return self.title

@@ -16,4 +16,14 @@ class Migration(migrations.Migration):
             name="revision",
             field=models.PositiveIntegerField(default=0, help_text="How often total was computed."),
         ),
+        migrations.AddField(
+            model_name="task",
+            name="checksum",
+            field=models.CharField(help_text="MD5 of the document.", max_length=32, null=True),
+        ),
+        migrations.AddField(
+            model_name="task",
+            name="checked",
+            field=models.PositiveIntegerField(default=0, help_text="How often checksum was computed."),
+        ),
     ]

@@ -1,0 +1,340 @@
+"""Backfills carried out by real workers: paused, tuned, cancelled, throttled and shared out while they run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from django.apps import apps
+from django.db import connection
+
+from api.processes import worker_command
+from async_migrations import lifecycle
+from async_migrations.migration_helpers import make_backfill_migration
+from tests.conftest import Process, environment, eventually
+from tests.db.conftest import kinds, query
+from tests.driving import ask, backends, ended, held, row, scheduled
+from tests.faults.scene import COUNT, ONE_AT_A_TIME, PATIENCE, SLOW, Crew, Scene, drop_tally, make_tally
+from tests.standby import standby
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("tally")]
+
+ROWS = 20_000
+SLOWLY = {"table": "tally", "update": COUNT, "throttle": False, **SLOW}
+
+# Code that some workers have and others have not.
+ORCHARD = """
+import os
+from pathlib import Path
+
+from django.db import connection
+
+
+def weather(alias):
+    said = Path(os.environ["ORCHARD"], "weather")
+    return said.read_text() if said.exists() else None
+
+
+def ripen(rows):
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE tally SET n = n + 1 WHERE id = ANY(%s)", [[row["id"] for row in rows]])
+        return cursor.rowcount
+"""
+_numbers = count(1)
+
+
+@pytest.fixture(scope="module")
+def orchard(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a project's code; a file `weather` in it is a reason to wait."""
+    folder = tmp_path_factory.mktemp("orchard")
+    (folder / "orchard.py").write_text(ORCHARD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def crew(django_db_setup: None, orchard: Path) -> Iterator[Crew]:
+    """Two workers for all tests of this module; one that is killed is replaced by the test."""
+    number = count(1)
+    with ExitStack() as stack:
+
+        def start(*, threads: int, **env: str) -> Process:
+            log = orchard / f"worker-{next(number)}.log"
+            worker = Process(worker_command(threads=threads), environment(**env), log)
+            stack.callback(worker.kill)
+            eventually(lambda: "ready for action" in worker.output or not worker.is_alive(), what="the worker is ready")
+            assert worker.is_alive(), worker.output
+            return worker
+
+        code = {"PYTHONPATH": str(orchard), "ORCHARD": str(orchard)}
+        made = Crew(start, **code, ASYNC_MIGRATIONS_THROTTLE_CALLABLES="orchard.weather")
+        made.hire(2, **ONE_AT_A_TIME)
+        yield made
+
+
+@pytest.fixture
+def tally(control: None, settings: Any) -> Iterator[None]:
+    settings.ALLOW_SCHEDULED_MIGRATIONS = True
+    make_tally(ROWS)
+    yield
+    drop_tally()
+
+
+@pytest.fixture
+def client(api: Callable[..., httpx.Client]) -> httpx.Client:
+    return api("operator")
+
+
+@pytest.fixture
+def scene(client: httpx.Client) -> Scene:
+    return Scene(client)
+
+
+def begun(client: httpx.Client, **options: Any) -> int:
+    """Hand a backfill over as a migration file does, and ask for it; return the id."""
+    name = f"orchard.migrations.{next(_numbers):04}"
+    forwards, _ = make_backfill_migration(migration_name=name, **options)
+    with connection.schema_editor() as editor:
+        forwards(apps, editor)  # type: ignore[arg-type]
+    pk = lifecycle.rows().get(name=name).pk
+    ask(client, pk)
+    return pk
+
+
+def as_it_is(scene: Scene, pk: int) -> list[Any]:
+    """Return how far the lanes are, and the rows themselves."""
+    lanes = [(lane.cursor, lane.rows_done, lane.batches, lane.finished) for lane in scene.lanes(pk)]
+    return [lanes, query("SELECT n, count(*) FROM tally GROUP BY n ORDER BY n")]
+
+
+def assert_each_once(scene: Scene, pk: int, rows: int = ROWS) -> None:
+    now = ended(scene.client, pk, PATIENCE)
+    assert (now["status"], now["meta"].get("error")) == ("FINISHED", None)
+    assert query("SELECT n, count(*) FROM tally GROUP BY n") == [(1, rows)]
+    assert (now["progress"]["done"], now["progress"]["total"], now["progress"]["percent"]) == (rows, rows, 100)
+    assert scene.done(pk) == rows
+
+
+def test_pause_holds_every_lane_and_new_workers_go_on_from_the_cursors(scene: Scene, crew: Crew) -> None:
+    # Given three lanes on two workers
+    pk = begun(scene.client, **SLOWLY, lanes=3)
+    scene.both_at_work(pk)
+    scene.walked(pk, 100)
+    # When it is paused
+    ask(scene.client, pk, "pause")
+    eventually(lambda: row(scene.client, pk)["status"] == "PAUSED")
+    # Then nothing moves from then on, nobody is at work, and both may be replaced
+    before = as_it_is(scene, pk)
+    for worker in list(crew.workers):
+        crew.kill(worker)
+    crew.hire(2, **ONE_AT_A_TIME)
+    eventually(lambda: not backends(), what="no session of ours")
+    now = row(scene.client, pk)
+    assert as_it_is(scene, pk) == before
+    assert (now["status"], now["terminal"], now["stop_requested"]) == ("PAUSED", False, None)
+    # And when it is resumed, each row is changed once all the same
+    ask(scene.client, pk, "resume")
+    scene.walked(pk, sum(lane[1] for lane in before[0]) + 1)
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    told = kinds(lifecycle.get(pk))
+    assert [told.count(kind) for kind in ("pause_requested", "pause", "resume", "resumed", "claim")] == [1, 1, 1, 1, 2]
+
+
+def test_tuning_takes_effect_while_it_runs(scene: Scene, crew: Crew) -> None:
+    pk = begun(scene.client, **SLOWLY)
+    scene.walked(pk, 20)
+    assert scene.lanes(pk)[0].batch_size == 5
+    scene.tune(pk, batch_size=40, batch_delay_seconds=0)
+    eventually(lambda: scene.lanes(pk)[0].batch_size == 40, what="larger batches")
+    scene.tune(pk, batch_size=3)
+    eventually(lambda: scene.lanes(pk)[0].batch_size == 3, what="smaller batches")
+    scene.tune(pk, batch_delay_seconds=3600)
+    eventually(lambda: as_it_is(scene, pk) == as_it_is(scene, pk), what="it rests")
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    told = [event["detail"]["after"] for event in events(scene.client, pk) if event["kind"] == "tuned"]
+    assert told[:2] == [{"batch_size": 40, "batch_delay_seconds": 0}, {"batch_size": 3}]
+    assert kinds(lifecycle.get(pk)).count("claim") == 1
+
+
+def events(client: httpx.Client, pk: int) -> list[dict[str, Any]]:
+    return list(client.get(f"/api/async-migrations/{pk}/events", params={"page_size": 500}).json()["results"])
+
+
+def test_cancel_holds_every_lane_and_run_goes_on_from_the_cursors(scene: Scene, crew: Crew) -> None:
+    pk = begun(scene.client, **SLOWLY, lanes=3)
+    scene.both_at_work(pk)
+    scene.walked(pk, 100)
+    ask(scene.client, pk, "cancel")
+    assert ended(scene.client, pk)["status"] == "CANCELLED"
+    before = as_it_is(scene, pk)
+    eventually(lambda: not backends(), what="no session of ours")
+    assert as_it_is(scene, pk) == before
+    ask(scene.client, pk)
+    scene.walked(pk, sum(lane[1] for lane in before[0]) + 1)
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+
+
+def test_lanes_are_carried_out_by_several_workers_in_the_same_way(scene: Scene, crew: Crew) -> None:
+    # A row that is changed without the file's settings becomes NULL, which is an error.
+    own = {**SLOWLY, "update": "n = n + length(current_setting('tally.one', true)) + dawdle()"}
+    pk = begun(scene.client, **own, lanes=4, settings={"tally.one": "1"})
+    scene.both_at_work(pk)
+    scene.walked(pk, 100)
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    assert len({lane.worker for lane in scene.lanes(pk)}) == 2
+    assert len(scene.lanes(pk)) == 4
+    assert kinds(lifecycle.get(pk)).count("claim") == 1
+
+
+def test_it_waits_while_there_is_a_reason_to_and_says_so(scene: Scene, crew: Crew, orchard: Path) -> None:
+    pk = begun(scene.client, **{**SLOWLY, "throttle": True})
+    scene.walked(pk, 20)
+    weather = orchard / "weather"
+    weather.write_text("it rains")
+    try:
+        now = eventually(lambda: (seen := row(scene.client, pk))["throttled"] and seen)
+        assert now["status"] == "IN PROGRESS"
+        since = datetime.fromisoformat(now["throttled"].pop("since"))
+        assert now["throttled"] == {"reason": "it rains", "value": "orchard.weather", "limit": None}
+        before = as_it_is(scene, pk)
+        # Another reason, and then nobody looks any more.
+        weather.write_text("it snows")
+        eventually(lambda: row(scene.client, pk)["throttled"]["reason"] == "it snows")
+        assert as_it_is(scene, pk) == before
+        scene.tune(pk, throttle=False)
+        eventually(lambda: row(scene.client, pk)["throttled"] is None)
+        scene.walked(pk, before[0][0][1] + 1)
+        scene.tune(pk, throttle=None)
+        eventually(lambda: row(scene.client, pk)["throttled"])
+    finally:
+        weather.unlink()
+    eventually(lambda: row(scene.client, pk)["throttled"] is None, what="it goes on by itself")
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    told = [event["detail"] for event in events(scene.client, pk) if event["kind"] == "throttled"]
+    assert [detail["reason"] for detail in told] == ["it rains", "it snows", "it snows"]
+    assert datetime.fromisoformat(told[0]["since"]) == since
+    assert all(detail["seconds"] > 0 for detail in told)
+
+
+def test_a_standby_that_stops_to_replay_holds_it_up(scene: Scene, crew: Crew) -> None:
+    if urlsplit(os.environ["DATABASE_URL"]).hostname:
+        pytest.skip("only the embedded server can be copied: unset DATABASE_URL")
+    with standby(os.environ["DATABASE_URL"]) as replica:
+        eventually(lambda: query("SELECT 1 FROM pg_stat_replication WHERE state = 'streaming'"), what="it streams")
+        pk = begun(scene.client, **{**SLOWLY, "throttle": {"replica_lag_seconds": 0.5}})
+        scene.walked(pk, 20)
+        replica.pause_replay()
+        now = eventually(lambda: (seen := row(scene.client, pk)["throttled"]) and seen)
+        assert (now["reason"], now["limit"]) == ("replica_lag_seconds", 0.5)
+        before = as_it_is(scene, pk)
+        eventually(lambda: row(scene.client, pk)["throttled"]["value"] > now["value"], what="it lags ever more")
+        assert as_it_is(scene, pk) == before
+        replica.resume_replay()
+        eventually(lambda: row(scene.client, pk)["throttled"] is None, what="it goes on by itself")
+        scene.walked(pk, before[0][0][1] + 1)
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    assert "throttled" in kinds(lifecycle.get(pk))
+
+
+def test_bad_rows_are_listed_and_tried_again_alone(scene: Scene, crew: Crew) -> None:
+    query("ALTER TABLE tally ADD said text NOT NULL DEFAULT '1'")
+    query("UPDATE tally SET said = 'plum' WHERE id IN (3, 300, 3000)")
+    wanted = {"table": "tally", "update": "n = n + said::int", "throttle": False, "duty_cycle": 1}
+    pk = begun(scene.client, **wanted, on_bad_row="quarantine", max_bad_rows=3)
+    now = ended(scene.client, pk)
+    assert (now["status"], now["quarantined"], now["progress"]["done"]) == ("FINISHED", 3, ROWS - 3)
+    page = scene.client.get(f"/api/async-migrations/{pk}/quarantine").json()
+    assert [bad["key"] for bad in page["results"]] == [["3"], ["300"], ["3000"]]
+    assert {bad["error"]["sqlstate"] for bad in page["results"]} == {"22P02"}
+    assert "plum" in page["results"][0]["error"]["message"]
+    # When two of them are corrected, and it is run again
+    query("UPDATE tally SET said = '1' WHERE id IN (3, 3000)")
+    batches = [lane.batches for lane in scene.lanes(pk)]
+    ask(scene.client, pk)
+    now = eventually(lambda: (seen := row(scene.client, pk))["quarantined"] == 1 and seen["terminal"] and seen)
+    # Then just those were tried
+    assert (now["status"], now["progress"]["done"]) == ("FINISHED", ROWS - 1)
+    assert [lane.batches for lane in scene.lanes(pk)] == batches
+    assert query("SELECT n, count(*) FROM tally GROUP BY n ORDER BY n") == [(0, 1), (1, ROWS - 1)]
+    tried = next(event for event in events(scene.client, pk) if event["kind"] == "bad_rows_tried_again")
+    assert tried["detail"] == {"tried": 3, "done": 2}
+    assert scene.client.get(f"/api/async-migrations/{pk}/quarantine").json()["results"][0]["key"] == ["300"]
+
+
+def test_a_shut_window_leaves_the_place_to_others(scene: Scene, crew: Crew) -> None:
+    opens = (datetime.now(UTC) + timedelta(hours=2)).replace(second=0, microsecond=0)
+    window = f"{opens:%H:%M}-{opens + timedelta(hours=1):%H:%M} UTC"
+    pk = begun(scene.client, **SLOWLY, window=window)
+    now = eventually(lambda: (seen := row(scene.client, pk))["run_at"] and seen)
+    assert (now["status"], now["phase"], now["attempt"]) == ("STARTED", "waits for its window to open", 0)
+    assert abs(datetime.fromisoformat(now["run_at"]) - opens) < timedelta(seconds=5)
+    other = scheduled("SELECT 1")
+    ask(scene.client, other)
+    assert ended(scene.client, other)["status"] == "FINISHED"
+    assert scene.done(pk) == 0
+    ask(scene.client, pk, "cancel")
+    assert ended(scene.client, pk)["status"] == "CANCELLED"
+
+
+def test_a_function_runs_on_a_worker_that_has_it(scene: Scene, crew: Crew) -> None:
+    first, second = crew.workers
+    crew.hire(**ONE_AT_A_TIME, PYTHONPATH="", ASYNC_MIGRATIONS_THROTTLE_CALLABLES="")
+    stranger = crew.workers[-1]
+    try:
+        with crew.frozen(first), crew.frozen(second):
+            pk = begun(scene.client, table="tally", process="orchard.ripen", throttle=False, duty_cycle=1)
+            now = eventually(lambda: (seen := row(scene.client, pk))["status"] == "STARTED" and seen["phase"] and seen)
+            assert now["phase"].startswith("this worker has no orchard.ripen")
+        assert_each_once(scene, pk)
+        assert crew.holder(lifecycle.get(pk)) is not stranger
+    finally:
+        crew.kill(stranger)
+
+
+def test_a_table_that_is_locked_is_waited_for_in_the_same_attempt(scene: Scene, crew: Crew) -> None:
+    pk = begun(scene.client, **SLOWLY)
+    scene.walked(pk, 20)
+    with held("LOCK TABLE tally IN ACCESS EXCLUSIVE MODE"):
+        blocked_again_and_again(pk)
+        before = scene.done(pk)
+    scene.walked(pk, before + 1)
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
+    assert kinds(lifecycle.get(pk)).count("claim") == 1
+    assert not scene.lanes(pk)[0].deferred
+
+
+def blocked_again_and_again(pk: int) -> None:
+    """Wait until the session of an attempt has waited for a lock three times."""
+    waits: set[Any] = set()
+    ours = f"application_name ~ '^async-migrations/{pk}/[0-9]+$' AND wait_event_type = 'Lock'"
+
+    def look() -> bool:
+        waits.update(query(f"SELECT query_start FROM pg_stat_activity WHERE {ours}"))
+        return len(waits) >= 3
+
+    eventually(look, what="three waits")
+
+
+def test_analyze_waits_for_a_vacuum_in_the_same_attempt(scene: Scene, crew: Crew) -> None:
+    with held("LOCK TABLE tally IN SHARE UPDATE EXCLUSIVE MODE"):
+        pk = begun(scene.client, table="tally", update="n = n + 1", throttle=False, duty_cycle=1, analyze=True)
+        now = eventually(lambda: (seen := row(scene.client, pk))["waiting_on"] and seen)
+        assert now["phase"] == "analyzing the table"
+        beat = now["heartbeat_at"]
+        eventually(lambda: row(scene.client, pk)["heartbeat_at"] > beat)
+    assert_each_once(scene, pk)
+    assert kinds(lifecycle.get(pk)).count("claim") == 1
