@@ -84,9 +84,10 @@ def _leave_to_worker(request: Request, schema_editor: BaseDatabaseSchemaEditor) 
 def _carry_out_in_place(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Run the SQL within `migrate`, on a database that no worker serves; row and SQL commit together."""
     _require_tables(conf.control_database)
-    if not lifecycle.write_done(request):
-        return
+    lifecycle.check_request(request)
     text = request.sql_backwards if request.operation == "rollback" else request.sql_forwards
+    if not lifecycle.write_done(request) or text == definition.NOOP:
+        return
     for statement in statements.parse(definition.whole(text)):
         schema_editor.execute(statement.text, None)
 

@@ -159,6 +159,8 @@ def make_backfill_migration(
     _require_word("verify", verify, ("take", "report", "off"))
     _require_word("count", count, ("estimate", "exact"))
     _require_word("rollback", rollback, ("refuse", "noop"))
+    if process and apply_on_sqlite:
+        raise InvalidDefinition("apply_on_sqlite carries SQL out; a function is called by workers, on PostgreSQL.")
     if not 1 <= lanes <= _MOST_LANES:
         raise InvalidDefinition(f"lanes is {lanes!r}: give 1 to {_MOST_LANES}.")
     if window:

@@ -74,7 +74,7 @@ def measure(worker: Worker, sizes: tuple[int, int], screen: Screen, step: Step) 
     """Backfill tables of both sizes, the smaller one first."""
     step.show(None, "warming up")
     worker.change(WARM_UP_ROWS)
-    table = screen.table("The worker's memory during a backfill", "rows", "seconds", "peak")
+    table = screen.table("Memory of the worker", "rows", "seconds", "peak")
     peaks = []
     for rows in sizes:
         step.show(None, f"{rows:,} rows")

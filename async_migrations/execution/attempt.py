@@ -33,8 +33,8 @@ class Attempt:
     """What the steps of one attempt share.
 
     leftovers: indexes that would be left INVALID if it ended now. reindexed: tables (oids) whose REINDEX CONCURRENTLY
-    would leave such. session: what is left open because all went well. proven: the last statement's event, which is
-    written together with the end.
+    would leave such. session: what is left open because all went well. proven: the last statement's event, and
+    counted: the progress of a backfill, which are written together with the end.
     """
 
     lease: Lease
@@ -46,6 +46,7 @@ class Attempt:
     reindexed: list[int] = field(default_factory=list)
     current: int | None = None
     session: Session | None = None
+    counted: dict[str, Any] = field(default_factory=dict)
     proven: tuple[tuple[str, dict[str, Any]], ...] = ()
 
     @property

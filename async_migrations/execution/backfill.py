@@ -46,7 +46,7 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
     lanes = Lanes(session, attempt.migration)
     if definition is None:  # Nothing is undone on the way back, and the way forward begins anew.
         lanes.drop()
-        lifecycle.renew(attempt.lease, quarantined=0)
+        attempt.counted = {"quarantined": 0}
         return
     attempt.current = 1
     attempt.heartbeat.watch(session.backend)
@@ -141,8 +141,11 @@ class _Backfill:
 
     def _estimate(self) -> int:
         where, done = self._definition.where, self._lanes.state().rows_done
-        count = self._keyset.count if self._options.get("count") == "exact" else self._keyset.estimate
-        return count(where) + (done if where else 0)
+        if self._options.get("count") == "exact":
+            return self._keyset.count(where) + (done if where else 0)
+        # What is done may still count as not done: the statistics are as old as the last ANALYZE.
+        rows = self._keyset.estimate(where)
+        return min(rows + done, max(self._keyset.rows, rows)) if where else rows
 
     def _report(self, session: Session) -> Progress:
         """Return what the row is to say, and keep the lanes. From the heartbeat's thread, on its session."""
@@ -192,6 +195,7 @@ class _Backfill:
                     with change.transaction():
                         rows = change.change(self._keyset.at(row["key"]))
                         change.write("bad_row_done", id=row["id"])
+                        change.write("commit_durably")
                         change.write("count_rows", name=whose["name"], rows=rows)
                         if not change.write("hold_checkpoint", name=whose["name"], token=self._orders.token):
                             raise LeaseLost
@@ -238,8 +242,8 @@ class _Backfill:
     def _end(self) -> None:
         """Raise ExecutionError `bad_rows` if more rows were set aside than are allowed."""
         state = self._lanes.state()
-        counts = {"progress_done": state.rows_done, "progress_total": state.rows_done, "quarantined": state.bad_rows}
-        lifecycle.renew(self._attempt.lease, progress_unit="rows", **counts)
+        counts = {"progress_done": state.rows_done, "progress_total": state.rows_done, "progress_unit": "rows"}
+        self._attempt.counted = {**counts, "quarantined": state.bad_rows}
         allowed = int(self._options.get("max_bad_rows", 0))
         if state.bad_rows > allowed:
             raise ExecutionError(

@@ -232,7 +232,7 @@ def _write(attempt: Attempt, outcome: Outcome) -> None:
     lease = attempt.lease
     match outcome:
         case Succeeded():
-            lifecycle.succeed(lease, *attempt.proven)
+            lifecycle.succeed(lease, *attempt.proven, **attempt.counted)
         case Stopped(Stop.CANCEL):
             lifecycle.cancelled(lease)
         case Stopped(Stop.PAUSE):
@@ -244,7 +244,7 @@ def _write(attempt: Attempt, outcome: Outcome) -> None:
         case Failed(error) if error.retryable and lease.attempt < lease.migration.max_attempts:
             lifecycle.release(lease, error=error, delay=_backoff(lease.attempt))
         case Failed(error):
-            lifecycle.fail(lease, error)
+            lifecycle.fail(lease, error, **attempt.counted)
 
 
 def _backoff(attempt: int) -> timedelta:

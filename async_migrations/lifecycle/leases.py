@@ -108,22 +108,22 @@ def note(lease: Lease, kind: str, **detail: Any) -> None:
         record(row, kind, Origin(lease.worker), **detail)
 
 
-def succeed(lease: Lease, *before: tuple[str, dict[str, Any]]) -> None:
+def succeed(lease: Lease, *before: tuple[str, dict[str, Any]], **counted: Any) -> None:
     """Write FINISHED, or ROLLED BACK when it went backwards: the effect is there, verified.
 
-    before: kind and detail of events that come before it.
+    before: kind and detail of events that come before it. counted: progress as it is at the end, where it was counted.
     """
     end = Status.ROLLED_BACK if lease.migration.direction == Direction.BACKWARDS else Status.FINISHED
     changes: dict[str, Any] = {"progress_done": F("progress_total"), "eta_seconds": None, "finished_at": Now()}
     if end == Status.ROLLED_BACK:
         changes["has_run"] = False
-    _end(states.SUCCEED, lease, end, before=before, **changes)
+    _end(states.SUCCEED, lease, end, before=before, **changes | counted)
 
 
-def fail(lease: Lease, error: ExecutionError) -> None:
-    """Write ERROR with what happened, what it means and what to do."""
+def fail(lease: Lease, error: ExecutionError, **counted: Any) -> None:
+    """Write ERROR with what happened, what it means and what to do. counted: as for `succeed`."""
     meta = {"job_id": str(lease.token), "error": error.as_meta()}
-    _end(states.FAIL, lease, Status.ERROR, meta=meta, finished_at=Now(), detail={"error": error.as_meta()})
+    _end(states.FAIL, lease, Status.ERROR, meta=meta, finished_at=Now(), detail={"error": error.as_meta()}, **counted)
 
 
 def cancelled(lease: Lease) -> None:

@@ -260,6 +260,16 @@ def test_the_total_is_estimated_or_counted(backfill: Backfill, settings: Any, co
     assert lifecycle.get(row.pk).progress_total == 400
 
 
+def test_the_end_says_what_was_counted_whatever_was_estimated(backfill: Backfill, settings: Any) -> None:
+    settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.001
+    query("ALTER TABLE book SET (autovacuum_enabled = off)")
+    query("INSERT INTO book (title) SELECT 'x' FROM generate_series(1, 5000)")
+    query("ANALYZE book")
+    query("DELETE FROM book WHERE id > 600")
+    row = carried_out(backfill(**FILL))
+    assert (row.progress_done, row.progress_total) == (600, 600)
+
+
 # --- the end ---
 
 
