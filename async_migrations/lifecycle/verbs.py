@@ -37,7 +37,7 @@ def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
         transition = states.RETRY if retry else states.RUN
         _require(transition, row)
         if move(transition, row, Status.STARTED, origin, **fresh(origin, Direction.FORWARDS, run_at)):
-            return Answer(get(pk), changed=True)
+            return Answer(row, changed=True)
     raise contended(row)
 
 
@@ -60,7 +60,7 @@ def rollback(pk: int, origin: Origin) -> Answer:
             else withdraw(row, origin)
         )
         if moved:
-            return Answer(get(pk), changed=True)
+            return Answer(row, changed=True)
     raise contended(row)
 
 

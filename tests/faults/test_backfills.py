@@ -95,6 +95,30 @@ def test_workers_killed_over_one_backfill(
     scene.check(pk)
 
 
+def test_workers_told_to_end_over_one_backfill(
+    tally: None, scene: Scene, crew: Crew, chance: Chance, ledger: Ledger
+) -> None:
+    if not chance.full:
+        pytest.skip("a polite end takes seconds: `make faults` runs it")
+    crew.hire(2, **ONE_AT_A_TIME)
+    pk = scene.backfill("tally", COUNT, **LASTING)
+    injections: list[tuple[Injection, datetime]] = []
+    for _ in chance.times(8):
+        with ledger.injecting("SIGTERM of one of two workers over one backfill of 2 lanes") as injection:
+            goes_on(scene, pk, chance)
+            injections.append((injection, moment_now()))
+            crew.dismiss(crew.workers[chance.moment(1) < 0.5])
+        crew.hire(**ONE_AT_A_TIME)
+        scene.both_at_work(pk)
+    scene.hurry(pk)
+    row = scene.finished(pk)
+    assert_each_once(scene, row)
+    assert row.attempt == 1, "a worker that is told to end does not use up an attempt"
+    assert "reap" not in story(row), "no lease had to run out"
+    settle(injections, row)
+    scene.check(pk)
+
+
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_the_server_restarted_over_one_backfill(
     own: Server,  # noqa: F811
@@ -142,8 +166,9 @@ def test_a_worker_frozen_beyond_its_lease_is_fenced(
     tally: None, scene: Scene, crew: Crew, chance: Chance, ledger: Ledger
 ) -> None:
     crew.hire(2, **ONE_AT_A_TIME)
+    first = round(chance.moment(1))
     for number in chance.times(6):
-        who = ("holder", "helper")[(number + round(chance.moment(1))) % 2]
+        who = ("holder", "helper")[(first + number) % 2]
         with ledger.injecting(f"SIGSTOP of the {who} of a backfill beyond its lease, then SIGCONT") as injection:
             make_tally()
             pk = scene.backfill("tally", COUNT, **LASTING)
