@@ -175,6 +175,8 @@ def make_backfill_migration(
             where=where.strip(),
             key=[key] if isinstance(key, str) else list(key),
             window=window,
+            update=bool(update),
+            rollback_update=bool(rollback_update),
             settings=dict(settings or {}),
             analyze=analyze,
             max_bad_rows=max_bad_rows,

@@ -53,9 +53,12 @@ class Keyset:
     columns: tuple[Column, ...]
     rows: int
 
-    def between(self, after: Key | None, upto: Key | None) -> Condition:
-        """Return the condition for the rows behind `after` up to `upto`; None: from the beginning, to the end."""
-        return Condition(self._names, self.name, self._literals(after), self._literals(upto))
+    def between(self, after: Key | None, upto: Key | None, part: int | None = None) -> Condition:
+        """Return the condition for the rows behind `after` up to `upto`; None: from the beginning, to the end.
+
+        part: only of those that a stretch is divided into; for a key that is a whole number.
+        """
+        return Condition(self._names, self.name, self._literals(after), self._literals(upto), part=part)
 
     def at(self, key: Key) -> Condition:
         """Return the condition for the one row of this key."""
@@ -70,9 +73,15 @@ class Keyset:
         found = self._keys(condition, where, f"OFFSET {size - 1} LIMIT 1")
         return found[0] if found else None
 
-    def keys(self, condition: Condition, limit: int) -> list[Key]:
-        """Return the first keys that meet the condition, in order."""
-        return self._keys(condition, "", f"LIMIT {limit}")
+    def size(self, condition: Condition) -> int:
+        """Return how many rows meet the condition."""
+        sql = f"SELECT count(*) AS rows FROM {self.relation} WHERE {condition.sql()}"  # noqa: S608
+        return int(self.asks.select(sql)[0]["rows"])
+
+    @property
+    def whole(self) -> bool:
+        """Whether the key is one whole number."""
+        return [column.type for column in self.columns] in (["smallint"], ["integer"], ["bigint"])
 
     def last(self) -> Key | None:
         """Return the last key of the table, None when it is empty."""

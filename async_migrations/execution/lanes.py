@@ -6,7 +6,7 @@ token in it is what a batch needs to commit; whoever takes the lane over changes
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,30 +17,59 @@ from .keyset import Key, Keyset
 from .session import Session
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows behind `after` up to `upto`, all of them or those of one part."""
+
+    after: Key | None
+    upto: Key
+    part: int | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a lane is: what commits together with the rows of a batch.
+
+    cursor: the last key behind which nothing is left but what is deferred; None: nothing is done. stretch: the last key
+    of the stretch under way behind the cursor, and part: the first of its parts that is not done; None: there is no
+    such. deferred: what was passed over, because others had rows of it locked or rows of it are bad.
+    """
+
+    cursor: Key | None
+    stretch: Key | None = None
+    part: int = 0
+    deferred: tuple[Piece, ...] = ()
+
+    def deferring(self, piece: Piece) -> Place:
+        """Return the place with one more piece passed over."""
+        return replace(self, deferred=(*self.deferred, piece))
+
+    def without(self, piece: Piece, *instead: Piece) -> Place:
+        """Return the place with others instead of a piece that is deferred, or none."""
+        at = self.deferred.index(piece)
+        return replace(self, deferred=(*self.deferred[:at], *instead, *self.deferred[at + 1 :]))
+
+
 @dataclass
 class Lane:
-    """One range, as it is known to whoever holds it: the rows behind `first` up to `last`; `cursor` is done.
-
-    deferred: ranges behind the cursor whose rows others had locked, as {"after", "upto"}.
-    """
+    """One range, as it is known to whoever holds it: the rows behind `first` up to `last`."""
 
     number: int
     first: Key | None
     last: Key
-    cursor: Key | None
-    deferred: list[dict[str, Key | None]]
+    place: Place
     batch_size: int | None
     token: str = field(repr=False)
 
     @property
     def reached(self) -> Key | None:
         """The key behind which the walk goes on."""
-        return self.first if self.cursor is None else self.cursor
+        return self.first if self.place.cursor is None else self.place.cursor
 
     @property
     def walked(self) -> bool:
         """Whether the walk has come to the last key; what was deferred may be left."""
-        return self.cursor == self.last
+        return self.place.cursor == self.last
 
 
 @dataclass(frozen=True)
@@ -101,7 +130,12 @@ class Lanes:
         """Take a lane of this definition that nobody is at work in, or return None: there is none."""
         holder = {"token": token, "worker": worker[:255], "lease": conf.lease_seconds}
         found = self._session.all("take_lane", **self._whose, digest=definition.digest, **holder)
-        return Lane(**found[0], token=token) if found else None
+        if not found:
+            return None
+        row = found[0]
+        deferred = tuple(Piece(**piece) for piece in row["deferred"])
+        place = Place(row["cursor"], row["stretch"], row["part"], deferred)
+        return Lane(row["number"], row["first"], row["last"], place, row["batch_size"], token)
 
     def keep(self, token: str) -> None:
         """Renew the lease of the lanes that are held by a token: a batch may take longer than one."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from django.db import DatabaseError, InterfaceError, connections
+from django.utils import timezone
 
 from .. import lifecycle
 from ..conf import conf
@@ -103,6 +104,7 @@ class Follower:
         self.token = str(uuid.uuid4())
         self.tuning: dict[str, Any] = migration.tuning
         self._backend = backend
+        self._unclaimed_since: float | None = None
         self._told_to_stop = not self._underway(migration)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"lanes-{migration.pk}", daemon=True)
@@ -138,7 +140,15 @@ class Follower:
     def _underway(self, row: AsyncMigrationStatus) -> bool:
         # While the holder's own worker is being replaced, the row is STARTED; the lanes are as good as before.
         going = row.status in {Status.STARTED, Status.IN_PROGRESS} and not row.stop_requested
-        return going and (row.direction, row.sql_digest) == (self.migration.direction, self.migration.sql_digest)
+        same = (row.direction, row.sql_digest) == (self.migration.direction, self.migration.sql_digest)
+        return going and same and not self._is_missed(row)
+
+    def _is_missed(self, row: AsyncMigrationStatus) -> bool:
+        """Whether it is due and nobody claims it: maybe all others who could are helping, too."""
+        due = row.status == Status.STARTED and (row.run_at is None or row.run_at <= timezone.now())
+        now = time.monotonic()
+        self._unclaimed_since = (self._unclaimed_since or now) if due else None
+        return self._unclaimed_since is not None and now - self._unclaimed_since > conf.resend_seconds
 
     def _run(self) -> None:
         name = f"{lane_application_name(self.migration.pk)}/heartbeat"
@@ -160,7 +170,7 @@ class Follower:
                 Lanes(session, self.migration).keep(self.token)
                 return
             self._told_to_stop = True
-            if row.stop_requested != StopRequest.PAUSE:
+            if row.status != Status.STARTED and row.stop_requested != StopRequest.PAUSE:
                 session.one("cancel_backend", **self._backend._asdict())
 
 

@@ -45,13 +45,10 @@ class Pace:
     def __init__(self, size: int | None = None) -> None:
         self._size = size or FIRST
         self._rate: float | None = None
-        self._limit: int | None = None
 
     def size(self, wishes: Wishes) -> int:
         """Return the rows of the next batch."""
         bounds = [self._size, wishes.ceiling]
-        if self._limit is not None:
-            bounds.append(self._limit)
         if wishes.rows_per_second is not None:  # No burst of more than a second's worth.
             bounds.append(int(wishes.rows_per_second))
         return max(1, min(bounds))
@@ -62,14 +59,10 @@ class Pace:
         outlier = seconds > _OUTLIER * wishes.target
         self._rate = measured if self._rate is None or outlier else self._rate + _GAIN * (measured - self._rate)
         self._size = max(1, round(min(self._rate * wishes.target, rows * _GROWTH)))
-        if self._limit is not None:
-            self._limit *= 2
-            if self._limit >= wishes.ceiling:
-                self._limit = None
 
     def failed(self, rows: int) -> None:
-        """Learn that a batch of so many rows cannot be carried out as a whole: the next one is half of it."""
-        self._limit = max(1, rows // 2)
+        """Learn that a batch of so many rows could not be carried out as a whole: the next one is half of it."""
+        self._size, self._rate = max(1, rows // 2), None
 
     @staticmethod
     def rest(rows: int, seconds: float, wishes: Wishes) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +11,9 @@ from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from .attempt import Interrupted, Postponed
 from .changing import Changer, ProcessChanger, SqlChanger
-from .definition import Condition, Definition
+from .definition import PARTS, Condition, Definition
 from .keyset import Key, Keyset
-from .lanes import Lane
+from .lanes import Lane, Piece, Place
 from .orders import Orders, wishes
 from .pace import Pace
 from .session import Session
@@ -23,9 +23,9 @@ from .window import Window
 # How long a batch waits for a row that somebody else has locked. Its own rows stay locked for as long, so it is short.
 _ROW_LOCK_SECONDS = 0.2
 
-# A batch that meets a locked row is halved down to this many rows, which are left for later.
+# A batch that meets a locked row is halved down to this many rows, which are left for later; of so many such pieces.
 _DEFERRED_ROWS = 100
-_DEFERRED_RANGES = 1000
+_DEFERRED_PIECES = 1000
 
 # Seconds between two looks at rows, or at a table, that others have locked.
 _LOCKED_SECONDS = 0.5
@@ -46,11 +46,11 @@ _DATA = ("22", "23", "P0")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows behind `after` up to `upto`; `size` is how many it is meant for."""
+    """A piece to be changed in one transaction: how many rows it is meant for, and where the lane is behind it."""
 
-    after: Key | None
-    upto: Key
+    piece: Piece
     size: int
+    then: Place
 
 
 def changer(orders: Orders, session: Session, definition: Definition, keyset: Keyset) -> Changer:
@@ -62,6 +62,8 @@ def changer(orders: Orders, session: Session, definition: Definition, keyset: Ke
         wanted = {name: str(value) for name, value in options.get("settings", {}).items()}
         settings = {"statement_timeout": "0", **wanted, **settings}
         return ProcessChanger(orders.migration.database, definition, keyset, settings)
+    # Between two statements nobody but the worker is at work: one that is frozen gives back what it has locked.
+    settings["idle_in_transaction_session_timeout"] = f"{round(conf.lease_seconds * 1000)}ms"
     for name, value in settings.items():
         session.set(name, value)
     return SqlChanger(session, definition, keyset)
@@ -77,7 +79,9 @@ class Walk:
         self._pace = Pace(lane.batch_size)
         self._seeking = self._sparse = False
         self._unproven = bool(definition.where) and orders.migration.options.get("verify", "take") == "take"
+        self._divides = definition.update and keyset.whole
         self._locked_since: float | None = None
+        self._lock_error: ExecutionError | None = None
         self._throttle: Throttle | None = None
         self._throttle_wish: Any = None
         self._looked_at = 0.0
@@ -85,29 +89,48 @@ class Walk:
         self._window = Window.parse(window) if window else None
 
     def carry_out(self) -> None:
-        """Walk to the last key, then take up what others had locked. Raises ExecutionError, LeaseLost, Interrupted."""
+        """Walk to the last key, then take up what was passed over. Raises ExecutionError, LeaseLost, Interrupted."""
+        self._take_up()
         while not self._lane.walked:
             self._stand_by()
             if (batch := self._next()) is not None:
                 self._attempt(batch)
-        while self._lane.deferred:
+        while before := self._lane.place.deferred:
             self._take_up()
+            if self._lane.place.deferred == before and self._lock_error is not None:
+                self._wait_for_lock(self._lock_error)
 
     # --- choosing ---
 
     def _next(self) -> Batch | None:
         """Return the next batch, None while the table is locked: others may lock it so that it cannot even be read."""
-        size = self._pace.size(wishes(self._orders))
-        condition = self._keyset.between(self._lane.reached, self._lane.last)
         try:
-            upto = self._keyset.step(condition, size, self._where_to_seek(condition, size))
+            return self._choose()
         except ExecutionError as error:
             self._orders.go_on()
             if error.code not in _LOCKED:
                 raise
             self._wait_for_lock(error)
             return None
-        return Batch(self._lane.reached, upto or self._lane.last, size)
+
+    def _choose(self) -> Batch:
+        place, size = self._lane.place, self._pace.size(wishes(self._orders))
+        if place.stretch is not None:
+            return self._part(place.stretch, place.part, size)
+        ahead = self._keyset.between(self._lane.reached, self._lane.last)
+        where = self._where_to_seek(ahead, size)
+        if self._divides and not self._sparse:
+            return self._part(self._keyset.step(ahead, size * PARTS) or self._lane.last, 0, size)
+        upto = self._keyset.step(ahead, size, where) or self._lane.last
+        return Batch(Piece(self._lane.reached, upto), size, replace(place, cursor=upto))
+
+    def _part(self, stretch: Key, part: int, size: int) -> Batch:
+        """Return one part of a stretch; behind the last one the cursor moves on."""
+        place = self._lane.place
+        then = replace(place, cursor=stretch, stretch=None, part=0)
+        if part + 1 < PARTS:
+            then = replace(place, stretch=stretch, part=part + 1)
+        return Batch(Piece(self._lane.reached, stretch, part), size, then)
 
     def _where_to_seek(self, condition: Condition, size: int) -> str:
         """Return the condition by which an index leads to the next rows that are meant; empty: they are walked to.
@@ -124,37 +147,44 @@ class Walk:
     # --- changing ---
 
     def _attempt(self, batch: Batch) -> None:
-        """Carry a batch out, or learn from it that it cannot be as a whole."""
+        """Carry a batch out; if it cannot be as a whole, pass over what of it cannot be."""
         began = time.monotonic()
         try:
-            rows = self._change(batch, cursor=batch.upto)
+            rows = self._change(batch.piece, batch.then)
         except ExecutionError as error:
-            self._cope(batch, error)
+            if self._is_of_rows(error):
+                self._pace.failed(batch.size)
+                self._move_to(batch.then.deferring(batch.piece))
+                self._take_apart(batch.piece, error)
             return
         seconds = time.monotonic() - began
         self._locked_since = None
-        pace = wishes(self._orders)
-        self._pace.took(batch.size, seconds, pace)
+        self._pace.took(batch.size, seconds, wishes(self._orders))
         self._sparse = rows < _SPARSE * batch.size
         self._rest(rows, seconds)
 
-    def _change(self, batch: Batch, *, cursor: Key | None, deferred: list[dict[str, Key | None]] | None = None) -> int:
-        """Change a batch and checkpoint, in one transaction; return how many rows were changed."""
-        condition = self._keyset.between(batch.after, batch.upto)
+    def _change(self, piece: Piece, then: Place) -> int:
+        """Change a piece and checkpoint, in one transaction; return how many rows were changed."""
+        condition = self._condition(piece)
         with self._changer.transaction():
             rows = self._changer.change(condition)
             if rows and self._unproven:
                 self._prove(condition, rows)
-            self._checkpoint(cursor, rows, deferred)
-        self._keep(cursor, deferred)
+            self._checkpoint(then, rows)
+        self._lane.place = then
         if rows:
             self._unproven = False
         return rows
 
-    def _checkpoint(self, cursor: Key | None, rows: int, deferred: list[dict[str, Key | None]] | None) -> None:
-        """Write cursor and counters in the transaction of the batch; whose lane it is no longer must not commit."""
-        left = self._lane.deferred if deferred is None else deferred
-        finished = cursor == self._lane.last and not left
+    def _move_to(self, place: Place) -> None:
+        """Checkpoint without a change."""
+        with self._changer.transaction():
+            self._checkpoint(place, 0)
+        self._lane.place = place
+
+    def _checkpoint(self, place: Place, rows: int) -> None:
+        """Write place and counters in the transaction of the batch; whose lane it is no longer must not commit."""
+        finished = place.cursor == self._lane.last and not place.deferred
         if finished:
             self._changer.write("commit_durably")
         written = self._changer.write(
@@ -162,8 +192,10 @@ class Walk:
             name=self._orders.migration.name,
             number=self._lane.number,
             token=self._lane.token,
-            cursor=cursor,
-            deferred=left,
+            cursor=place.cursor,
+            stretch=place.stretch,
+            part=place.part,
+            deferred=[asdict(piece) for piece in place.deferred],
             rows=rows,
             batch_size=self._pace.size(wishes(self._orders)),
             finished=finished,
@@ -172,10 +204,8 @@ class Walk:
         if not written:
             raise LeaseLost
 
-    def _keep(self, cursor: Key | None, deferred: list[dict[str, Key | None]] | None) -> None:
-        self._lane.cursor = cursor
-        if deferred is not None:
-            self._lane.deferred = deferred
+    def _condition(self, piece: Piece) -> Condition:
+        return self._keyset.between(piece.after, piece.upto, piece.part)
 
     def _prove(self, condition: Condition, rows: int) -> None:
         """Refuse to go on where the rows that were changed are still to be changed: the end would never be there."""
@@ -191,35 +221,56 @@ class Walk:
 
     # --- what stands in the way ---
 
-    def _cope(self, batch: Batch, error: ExecutionError) -> None:
-        """Halve the batch, defer it, or set its row aside; raise what is no matter of single rows."""
+    def _is_of_rows(self, error: ExecutionError) -> bool:
+        """Whether an error is of single rows, which may be passed over; where the table is locked, wait for it.
+
+        Raises Interrupted if it is the doing of who told us to stop, and the error if it is no matter of rows.
+        """
         if self._orders.stopped:
             raise Interrupted from error
-        if error.code in _LOCKED:
-            self._cope_with_lock(batch, error)
-        elif not _is_data(error):
+        if _is_data(error):
+            return True
+        if error.code not in _LOCKED:
             raise error
-        elif batch.size > 1:
-            self._pace.failed(batch.size)
-        else:
-            self._bad_row(batch.upto, error, cursor=batch.upto)
-
-    def _cope_with_lock(self, batch: Batch, error: ExecutionError) -> None:
-        if self._session.one("table_locked", table=self._keyset.relation)["locked"] or self._many_deferred():
+        locked = self._session.one("table_locked", table=self._keyset.relation)["locked"]
+        if locked or len(self._lane.place.deferred) >= _DEFERRED_PIECES:
             self._wait_for_lock(error)
-        elif batch.size > _DEFERRED_ROWS:
-            self._pace.failed(batch.size)
-        else:
-            deferred: list[dict[str, Key | None]] = [
-                *self._lane.deferred,
-                {"after": batch.after, "upto": batch.upto},
-            ]
-            with self._changer.transaction():
-                self._checkpoint(batch.upto, 0, deferred)
-            self._keep(batch.upto, deferred)
+            return False
+        self._lock_error = error
+        return True
 
-    def _many_deferred(self) -> bool:
-        return len(self._lane.deferred) >= _DEFERRED_RANGES
+    def _take_up(self) -> None:
+        """Try each piece once more that was passed over."""
+        for piece in self._lane.place.deferred:
+            self._stand_by()
+            self._try(piece)
+
+    def _try(self, piece: Piece) -> None:
+        """Try a piece that is deferred; take it apart if it cannot be changed as a whole."""
+        try:
+            self._change(piece, self._lane.place.without(piece))
+            self._locked_since = None
+        except ExecutionError as error:
+            if self._is_of_rows(error):
+                self._take_apart(piece, error)
+
+    def _take_apart(self, piece: Piece, error: ExecutionError) -> None:
+        """Halve a deferred piece and try both halves, down to the row that is bad, or to few that are locked."""
+        condition, locked = self._condition(piece), error.code in _LOCKED
+        rows = self._keyset.size(condition)
+        if locked and rows <= _DEFERRED_ROWS:
+            return
+        middle = self._keyset.step(condition, max(1, rows // 2))
+        if middle is None:
+            raise error  # Without a single row it fails: it is not of the rows.
+        if rows == 1:
+            self._bad_row(piece, middle, error)
+            return
+        halves = Piece(piece.after, middle, piece.part), Piece(middle, piece.upto, piece.part)
+        self._move_to(self._lane.place.without(piece, *halves))
+        for half in halves:
+            self._orders.go_on()
+            self._try(half)
 
     def _wait_for_lock(self, error: ExecutionError) -> None:
         """Wait for others to give a lock back; not for ever: raise the error then."""
@@ -230,54 +281,7 @@ class Walk:
             raise error
         self._orders.pause(_LOCKED_SECONDS)
 
-    def _take_up(self) -> None:
-        """Try each range once more whose rows others had locked."""
-        moved, error = False, None
-        for entry in list(self._lane.deferred):
-            self._stand_by()
-            upto = entry["upto"]
-            assert upto is not None
-            others = [other for other in self._lane.deferred if other is not entry]
-            try:
-                self._change(Batch(entry["after"], upto, _DEFERRED_ROWS), cursor=self._lane.cursor, deferred=others)
-                moved = True
-            except ExecutionError as exc:
-                if self._orders.stopped:
-                    raise Interrupted from exc
-                if _is_data(exc):
-                    self._part(entry, others, exc)
-                    moved = True
-                elif exc.code in _LOCKED:
-                    error = exc
-                else:
-                    raise
-        if moved:
-            self._locked_since = None
-        elif error is not None:
-            self._wait_for_lock(error)
-
-    def _part(self, entry: dict[str, Key | None], others: list[dict[str, Key | None]], error: ExecutionError) -> None:
-        """Halve a deferred range that fails for its rows; one row is set aside."""
-        after, upto = entry["after"], entry["upto"]
-        assert upto is not None
-        keys = self._keyset.keys(self._keyset.between(after, upto), _DEFERRED_ROWS)
-        if len(keys) <= 1:
-            self._bad_row(upto if not keys else keys[0], error, cursor=self._lane.cursor, deferred=others)
-            return
-        middle = keys[len(keys) // 2 - 1]
-        halves: list[dict[str, Key | None]] = [{"after": after, "upto": middle}, {"after": middle, "upto": upto}]
-        with self._changer.transaction():
-            self._checkpoint(self._lane.cursor, 0, [*others, *halves])
-        self._keep(self._lane.cursor, [*others, *halves])
-
-    def _bad_row(
-        self,
-        key: Key,
-        error: ExecutionError,
-        *,
-        cursor: Key | None,
-        deferred: list[dict[str, Key | None]] | None = None,
-    ) -> None:
+    def _bad_row(self, piece: Piece, key: Key, error: ExecutionError) -> None:
         """End in ERROR over a row that cannot be changed, or set it aside and go on."""
         migration = self._orders.migration
         if migration.options.get("on_bad_row", "stop") == "stop":
@@ -286,16 +290,17 @@ class Walk:
                 message=f"The row with {self._keyset.said(key)} cannot be changed: {error.message}",
                 sqlstate=error.sqlstate,
                 detail=error.detail,
-                hint="Correct the row or the SQL, then run again: it goes on at this row. Or let the file say "
+                hint="Correct the row or the SQL, then run again: it goes on with this row. Or let the file say "
                 'on_bad_row="quarantine", and such rows are set aside.',
                 key=key,
             )
+        then = self._lane.place.without(piece)
         with self._changer.transaction():
             self._changer.write(
                 "set_aside", name=migration.name, migration_id=migration.pk, key=key, error=error.as_meta()
             )
-            self._checkpoint(cursor, 0, deferred)
-        self._keep(cursor, deferred)
+            self._checkpoint(then, 0)
+        self._lane.place = then
         self._orders.tell("row_set_aside", key=key, code=error.code, message=error.message)
 
     # --- waiting ---

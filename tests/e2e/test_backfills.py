@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -303,6 +303,30 @@ def test_a_function_runs_on_a_worker_that_has_it(scene: Scene, crew: Crew) -> No
         assert crew.holder(lifecycle.get(pk)) is not stranger
     finally:
         crew.kill(stranger)
+
+
+def test_a_worker_frozen_within_a_batch_keeps_no_row_locked(scene: Scene, crew: Crew) -> None:
+    pk = begun(scene.client, **SLOWLY)
+    scene.walked(pk, 20)
+    with frozen_within_a_batch(crew, pk) as pid:
+        eventually(lambda: not query(f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid}"), what="its session is ended")
+        scene.hurry(pk)
+        assert_each_once(scene, pk)  # By the other worker.
+    eventually(lambda: not backends(), what="no session of ours")
+    assert_each_once(scene, pk)
+
+
+@contextmanager
+def frozen_within_a_batch(crew: Crew, pk: int) -> Iterator[int]:
+    """Freeze the worker in the moment between a batch's change and its commit; yield its session's pid."""
+    worker, session = crew.holder(lifecycle.get(pk)), f"async-migrations/{pk}/1"
+    at_rest = f"SELECT pid, state FROM pg_stat_activity WHERE application_name = '{session}' AND state <> 'active'"
+    while True:
+        with crew.frozen(worker):
+            pid, state = eventually(lambda: query(at_rest), what="its statement is through")[0]
+            if state == "idle in transaction":
+                yield pid
+                return
 
 
 def test_a_table_that_is_locked_is_waited_for_in_the_same_attempt(scene: Scene, crew: Crew) -> None:

@@ -240,10 +240,6 @@ class Crew:
         group = os.getpgid(int(name.rpartition(":")[2]))
         return next(worker for worker in self.workers if worker.pid == group)
 
-    def other(self, worker: Process) -> Process:
-        """Return a worker that is not this one."""
-        return next(other for other in self.workers if other is not worker)
-
     def kill(self, worker: Process) -> None:
         """SIGKILL to the worker's whole process group."""
         self.workers.remove(worker)

@@ -165,7 +165,7 @@ def paused(scene: Scene, pk: int) -> list[tuple[Any, ...]]:
 def test_a_worker_frozen_beyond_its_lease_is_fenced(
     tally: None, scene: Scene, crew: Crew, chance: Chance, ledger: Ledger
 ) -> None:
-    crew.hire(2, **ONE_AT_A_TIME)
+    crew.hire(3, **ONE_AT_A_TIME)
     first = round(chance.moment(1))
     for number in chance.times(6):
         who = ("holder", "helper")[(first + number) % 2]
@@ -174,7 +174,8 @@ def test_a_worker_frozen_beyond_its_lease_is_fenced(
             pk = scene.backfill("tally", COUNT, **LASTING)
             scene.both_at_work(pk)
             row = goes_on(scene, pk, chance)
-            frozen = crew.holder(row) if who == "holder" else crew.other(crew.holder(row))
+            holder, names = crew.holder(row), scene.at_work(pk)
+            frozen = holder if who == "holder" else next(crew.named(name) for name in names - {row.worker})
             with crew.frozen(frozen):
                 taken_over_lane(scene, crew, pk, frozen)
             row = scene.finished(pk)
@@ -188,13 +189,15 @@ def taken_over_lane(scene: Scene, crew: Crew, pk: int, frozen: Process) -> None:
     number, before = next(
         (lane.number, lane.rows_done) for lane in scene.lanes(pk) if crew.named(lane.worker) is frozen
     )
-    eventually(lambda: len(scene.at_work(pk)) == 1, PATIENCE, what="its lease is over")
-    scene.hurry(pk)
 
     def walked_by_another() -> bool:
         lane = scene.lanes(pk)[number]
         return crew.named(lane.worker) is not frozen and lane.rows_done > before
 
+    # Not before: whoever is through with his own lane by then finds none that is free.
+    name = scene.lanes(pk)[number].worker
+    eventually(lambda: name not in scene.at_work(pk), PATIENCE, what="its lease is over")
+    scene.hurry(pk)
     eventually(walked_by_another, PATIENCE, what="another one goes on in its lane")
 
 

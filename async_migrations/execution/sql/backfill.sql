@@ -39,8 +39,8 @@ DELETE FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
 
 -- add_lane --
 INSERT INTO async_migrations_asyncmigrationlane
-    (name, number, migration_id, digest, first, last, cursor, deferred, rows_done, batches, finished, worker)
-VALUES (%(name)s, %(number)s, %(migration_id)s, %(digest)s, %(first)s, %(last)s, NULL, '[]', 0, 0, false, '')
+    (name, number, migration_id, digest, first, last, cursor, stretch, part, deferred, rows_done, batches, finished, worker)
+VALUES (%(name)s, %(number)s, %(migration_id)s, %(digest)s, %(first)s, %(last)s, NULL, NULL, 0, '[]', 0, 0, false, '')
 
 -- open_lanes --
 -- A lane that was shut may be taken again; one that somebody is at work in stays theirs.
@@ -69,12 +69,12 @@ WHERE id = (
       AND (lease_expires_at IS NULL OR lease_expires_at < clock_timestamp())
     ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED
 )
-RETURNING number, first, last, cursor, deferred, batch_size
+RETURNING number, first, last, cursor, stretch, part, deferred, batch_size
 
 -- checkpoint_lane --
 -- In the transaction of the batch: whose token is gone changes nothing here, and must not commit.
 UPDATE async_migrations_asyncmigrationlane
-SET cursor = %(cursor)s, deferred = %(deferred)s, rows_done = rows_done + %(rows)s, batches = batches + 1,
+SET cursor = %(cursor)s, stretch = %(stretch)s, part = %(part)s, deferred = %(deferred)s, rows_done = rows_done + %(rows)s, batches = batches + 1,
     batch_size = %(batch_size)s, finished = %(finished)s, updated_at = now(),
     lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
