@@ -55,9 +55,17 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
         _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
     except (Interrupted, ExecutionError) as exc:
         if attempt.heartbeat.stop in (Stop.CANCEL, Stop.PAUSE) or _is_final(attempt, exc):
-            attempt.heartbeat.watch(None)  # Its cancel is not meant for what follows.
-            lanes.shut()  # What helps must have come to its end before the row says so.
+            _shut(attempt)
         raise
+
+
+def _shut(attempt: Attempt) -> None:
+    """See that whoever helps comes to an end before the row says so.
+
+    By a session of its own: the heartbeat's cancel may be on its way to the other one, and that waits for no lock.
+    """
+    with Session(attempt.migration.database, f"async-migrations/{attempt.lease.pk}/shut") as session:
+        Lanes(session, attempt.migration).shut()
 
 
 def _is_final(attempt: Attempt, exc: Exception) -> bool:

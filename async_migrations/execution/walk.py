@@ -80,6 +80,7 @@ class Walk:
         self._seeking = self._sparse = False
         self._unproven = bool(definition.where) and orders.migration.options.get("verify", "take") == "take"
         self._divides = definition.update and keyset.whole
+        self._stretch_size: int | None = None
         self._locked_since: float | None = None
         self._lock_error: ExecutionError | None = None
         self._throttle: Throttle | None = None
@@ -116,10 +117,11 @@ class Walk:
     def _choose(self) -> Batch:
         place, size = self._lane.place, self._pace.size(wishes(self._orders))
         if place.stretch is not None:
-            return self._part(place.stretch, place.part, size)
+            return self._part(place.stretch, place.part, self._stretch_size or size)
         ahead = self._keyset.between(self._lane.reached, self._lane.last)
         where = self._where_to_seek(ahead, size)
         if self._divides and not self._sparse:
+            self._stretch_size = size
             return self._part(self._keyset.step(ahead, size * PARTS) or self._lane.last, 0, size)
         upto = self._keyset.step(ahead, size, where) or self._lane.last
         return Batch(Piece(self._lane.reached, upto), size, replace(place, cursor=upto))

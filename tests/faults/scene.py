@@ -85,7 +85,7 @@ class Scene:
 
         options: those of `make_backfill_migration`, with numbers of seconds.
         """
-        wanted = {"table": table, **options}
+        wanted = {"table": table, "update": True, **options}
         text = update_text(table, update, options.get("where", ""))
         name = f"faults.migrations.{next(_numbers):04}"
         pk = lifecycle.take_over(Request("schedule", name, "default", text, "", wanted, Kind.BACKFILL.value)).pk
