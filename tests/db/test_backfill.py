@@ -155,6 +155,19 @@ def test_a_table_that_was_dropped_meanwhile_is_a_clear_error(backfill: Backfill)
     assert (row.status, error_of(row)["code"]) == (Status.ERROR, "undefined_table")
 
 
+def test_so_is_one_that_is_dropped_in_the_middle(backfill: Backfill) -> None:
+    row = backfill(**COUNT, batch_size=10, batch_delay_seconds=0.05)
+    lifecycle.run(row.pk, Origin("test"))
+    worker = threading.Thread(target=_carry_out, args=[row.pk])
+    worker.start()
+    eventually(lambda: query("SELECT count(*) FROM book WHERE n = 1")[0][0] > 20)
+    query("DROP TABLE book")
+    worker.join(30)
+    row = lifecycle.get(row.pk)
+    assert (row.status, error_of(row)["code"]) == (Status.ERROR, "undefined_table")
+    assert error_of(row)["hint"]
+
+
 # --- walking ---
 
 
