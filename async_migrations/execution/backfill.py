@@ -49,7 +49,6 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
         attempt.counted = {"quarantined": 0}
         return
     attempt.current = 1
-    attempt.heartbeat.watch(session.backend)
     walked = keyset(session, definition.table, definition.key)
     try:
         _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
@@ -133,9 +132,10 @@ class _Backfill:
     def carry_out(self) -> None:
         heartbeat = self._attempt.heartbeat
         heartbeat.phase = "looking how many rows there are"
+        heartbeat.report = self._report
+        heartbeat.watch(self._session.backend)
         fresh = self._lanes.prepare(self._definition, self._keyset, int(self._options.get("lanes", 1)))
         self._total = self._estimate()
-        heartbeat.report = self._report
         if not fresh:
             self._tell_resumed()
             self._try_again()
@@ -161,7 +161,8 @@ class _Backfill:
         lanes.keep(self._orders.token)
         state = lanes.state()
         self._free = state.free
-        return Progress(state.rows_done, max(self._total or 0, state.rows_done), state.bad_rows)
+        total = None if self._total is None else max(self._total, state.rows_done)
+        return Progress(state.rows_done, total, state.bad_rows)
 
     def _tell_resumed(self) -> None:
         state = self._lanes.state()

@@ -65,8 +65,7 @@ class Condition:
 
     columns: quoted names. table: the quoted name that they are qualified by unless the text gives an alias. after and
     upto: literals, one for each column; empty: from the beginning of the table on, or to its end. exactly: the one row
-    at `upto`. part: of the rows only those whose key, a whole number, leaves this remainder when
-    divided by PARTS.
+    at `upto`. part: of the rows only those of this part, by a key that is a whole number.
     """
 
     columns: tuple[str, ...]
@@ -83,9 +82,17 @@ class Condition:
             return f"{key} = {_row(self.upto)}"
         parts = [f"{key} > {_row(self.after)}"] if self.after else []
         parts += [f"{key} <= {_row(self.upto)}"] if self.upto else []
-        # By its bits: the remainder of a negative number would be negative.
-        parts += [f"{key} & {PARTS - 1} = {self.part}"] if self.part is not None else []
+        parts += [f"({_folded(key)} & {PARTS - 1}) = {self.part}"] if self.part is not None else []
         return " AND ".join(parts) or "true"
+
+
+def _folded(key: str) -> str:
+    """Return a number whose last bits differ from row to row, also where those of the keys do not.
+
+    Every fourth, sixteenth ... number, or a number with a time in front (Snowflake). By bits, for the remainder of a
+    negative number would be negative. Of four keys in a row each is of another part.
+    """
+    return f"({' # '.join([key, *(f'({key} >> {shift})' for shift in (2, 4, 12, 22))])})"
 
 
 def _row(parts: list[str] | tuple[str, ...]) -> str:

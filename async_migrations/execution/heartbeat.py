@@ -52,10 +52,10 @@ _STOPS = {StopRequest.CANCEL.value: Stop.CANCEL, StopRequest.PAUSE.value: Stop.P
 
 
 class Progress(NamedTuple):
-    """Rows that a backfill has changed, of about how many, and how many it has set aside."""
+    """Rows that a backfill has changed, of about how many (None: not known yet), and how many it has set aside."""
 
     done: int
-    total: int
+    total: int | None
     bad_rows: int
 
 
@@ -257,7 +257,7 @@ class Heartbeat:
             **self._pace(percent, total),
         }
 
-    def _pace(self, percent: float | None, total: int) -> dict[str, Any]:
+    def _pace(self, percent: float | None, total: int | None) -> dict[str, Any]:
         """Return rate and time left from how the percentage grew over the last minute; None while it is not known."""
         now = time.monotonic()
         if percent is not None:
@@ -265,7 +265,7 @@ class Heartbeat:
         while self._samples and now - self._samples[0][0] > _RATE_SECONDS:
             self._samples.popleft()
         unknown = {"progress_rate": None, "eta_seconds": None}
-        if percent is None or len(self._samples) < 3:
+        if percent is None or total is None or len(self._samples) < 3:
             return unknown
         then, before = self._samples[0]
         pace = (percent - before) / (now - then)

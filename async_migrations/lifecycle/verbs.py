@@ -121,10 +121,11 @@ def _begun(row: AsyncMigrationStatus) -> bool:
     """Whether something of it may be running, or be left behind: then only a worker can stop it.
 
     That is so in line as well. After a worker died its statement may run on, and PAUSED would not be true; the next
-    worker knows as soon as it has the advisory lock.
+    worker knows as soon as it has the advisory lock. Of a backfill that was given back, helpers may still be at work.
     """
+    helped = row.kind == Kind.BACKFILL and row.has_run
     return row.status == Status.IN_PROGRESS or (
-        row.status == Status.STARTED and (row.attempt > 0 or row.stop_requested is not None)
+        row.status == Status.STARTED and (row.attempt > 0 or row.stop_requested is not None or helped)
     )
 
 
