@@ -28,5 +28,9 @@ logconfig_dict = {
 
 
 def post_worker_init(worker: Any) -> None:
-    """Load every door before the first request, which would wait for it."""
+    """Load every door before the first request, which would wait for it, and say who may wait, and until when."""
     _ = get_resolver().url_patterns
+    # Imported here: models cannot be loaded before the application is.
+    from async_migrations.rest.waiting import places
+
+    places.fit(threads=worker.cfg.threads, closed=lambda: not worker.alive)

@@ -16,14 +16,23 @@ from .models import AsyncMigrationStatus
 from .states import Direction, Status, StopRequest
 
 
-def ask(verb: str, pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
+def ask(
+    verb: str,
+    pk: int,
+    origin: Origin,
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+) -> Answer:
     """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
-    run_at: aware; with "run": not to begin before. Returns the row as it is after the nudge, which without a broker has
-    carried the migration out already. Raises TransitionRefused, and AsyncMigrationStatus.DoesNotExist.
+    run_at, priority, max_attempts: with "run", as `lifecycle.run` takes them. Returns the row as it is after the nudge,
+    which without a broker has carried the migration out already. Raises TransitionRefused, OutOfLimits, and
+    AsyncMigrationStatus.DoesNotExist.
     """
     verbs: dict[str, Callable[[int, Origin], Answer]] = {
-        "run": partial(lifecycle.run, run_at=run_at),
+        "run": partial(lifecycle.run, run_at=run_at, priority=priority, max_attempts=max_attempts),
         "pause": lifecycle.pause,
         "resume": lifecycle.resume,
         "cancel": lifecycle.cancel,

@@ -53,6 +53,17 @@ def _limit(value: Any) -> float | None:
     return _seconds(value)
 
 
+def _places(value: Any) -> int:
+    number = int(value)
+    if number < 0:
+        raise ValueError
+    return number
+
+
+def _count_or_off(value: Any) -> int | None:
+    return None if _limit(value) is None else _count(value)
+
+
 def _limit_or_auto(value: Any) -> float | str | None:
     return "auto" if value == "auto" else _limit(value)
 
@@ -117,6 +128,11 @@ class Conf:
     throttle_callables = Setting[tuple[str, ...]](
         (), _paths, "dotted paths of functions: alias -> reason to wait, or None."
     )
+
+    rate_limit = Setting[int | None](
+        30_000, _count_or_off, "requests a minute that a token, or a person's session, may make, or off."
+    )
+    waiting_places = Setting(4, _places, "requests that a web process may hold for `Prefer: wait`.")
 
     @staticmethod
     def settings() -> Iterator[Setting[Any]]:

@@ -42,6 +42,8 @@ NUMBERS: dict[str, Number] = {
     "duty_cycle": Number(0.05, 1),
     "priority": Number(-(2**15), 2**15 - 1, whole=True),
 }
+#: What `run` may say besides the time.
+TERMS: dict[str, Number] = {"priority": NUMBERS["priority"], "max_attempts": Number(1, 1000, whole=True)}
 #: What a health check compares with; None leaves that check out.
 THRESHOLDS = ("replica_lag_seconds", "lock_waiters", "active_sessions", "wal_archive_queue", "wraparound_vacuum")
 THRESHOLD = Number(0, 1_000_000_000_000)
@@ -53,6 +55,14 @@ NAMES = (*NUMBERS, "throttle")
 def check(values: Mapping[str, object]) -> None:
     """Raise OutOfLimits, with all that is wrong, unless every value may be given under its name; None always may."""
     if errors := {name: error for value in values.items() for name, error in _errors(*value)}:
+        raise OutOfLimits(errors)
+
+
+def check_terms(values: Mapping[str, object]) -> None:
+    """Raise OutOfLimits, with all that is wrong, unless `run` may be given every value under its name of TERMS."""
+    if errors := {
+        name: f"This is not {TERMS[name]}." for name, value in values.items() if not TERMS[name].holds(value)
+    }:
         raise OutOfLimits(errors)
 
 

@@ -248,3 +248,40 @@ class AsyncMigrationBadRow(models.Model):
 
     def __str__(self) -> str:
         return f"{self.name}: {self.key}"
+
+
+class AsyncMigrationKey(models.Model):
+    """An `Idempotency-Key` with what was answered to it, in the control database. Written by `rest/idempotency.py`.
+
+    It holds neither credentials nor what was sent: of a request only a digest.
+    """
+
+    caller = models.CharField(max_length=255, help_text="Primary key of the user.")
+    key = models.CharField(max_length=255)
+    payload = models.CharField(max_length=64, help_text="SHA-256 of the request.")
+    token = models.UUIDField(help_text="By which the request that reserved it knows that it was the one.")
+    answer = models.JSONField(null=True, help_text="Status, headers and content; null: still in progress.")
+    expires_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        verbose_name = "async migration key"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["caller", "key"], name="async_migration_key_of_caller"),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class AsyncMigrationRate(models.Model):
+    """How many requests a caller has been granted in a minute, in the control database. Written by `rest/rates.py`."""
+
+    caller = models.CharField(max_length=255, unique=True, help_text="A token, by the beginning of its digest; a user.")
+    minute = models.BigIntegerField(help_text="Of the Unix epoch, by the database's clock.")
+    granted = models.PositiveIntegerField(help_text="Requests in that minute.")
+
+    class Meta:
+        verbose_name = "async migration rate"
+
+    def __str__(self) -> str:
+        return f"{self.caller}: {self.granted}"

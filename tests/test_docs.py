@@ -193,6 +193,18 @@ def test_whether_an_attempt_is_repeated_is_what_the_code_does():
     assert {code: said[code] == "yes" for code in known} == {code: ways == {True} for code, ways in known.items()}
 
 
+def test_every_problem_that_is_made_is_in_the_catalogue():
+    made: set[str] = set()
+    for path in [*(ROOT / "async_migrations").rglob("*.py"), *(ROOT / "api").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Problem":
+                made |= {str(node.args[0].value)} if isinstance(node.args[0], ast.Constant) else set()
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "default_code":
+                made |= {str(node.value.value)} if isinstance(node.value, ast.Constant) else set()
+    assert made >= {"rate_limited", "idempotency_key_in_use"}
+    assert made <= set(problems.CODES)
+
+
 def test_every_problem_of_the_api_is_explained_with_its_status_and_no_other():
     said = {row[0].strip("`"): int(row[1]) for row in table(ROOT / "docs" / "errors.md", "problem")}
     assert said == {code: status for code, (status, _) in problems.CODES.items()}

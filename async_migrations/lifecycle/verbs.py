@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from .. import states
+from .. import limits, states
 from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationStatus
@@ -22,13 +22,25 @@ from .moves import Answer, Origin, fresh, get, move, record, same
 _TRIES = 10
 
 
-def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
+def run(
+    pk: int,
+    origin: Origin,
+    *,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    max_attempts: int | None = None,
+) -> Answer:
     """Put a migration in line for a worker, forwards, with its attempts counted from zero.
 
-    run_at: aware; not to begin before. Asking again while it is in line, in progress or FINISHED changes nothing; if
-    rows were set aside, those are tried again. Raises TransitionRefused where the table of transitions has no such
+    run_at: aware; not to begin before. priority, max_attempts: within `limits.TERMS`; None leaves what the row says.
+    Asking again while it is in line, in progress or FINISHED changes nothing, whatever is given; if rows were set
+    aside, those are tried again. Raises OutOfLimits, and TransitionRefused where the table of transitions has no such
     move.
     """
+    given = {"priority": priority, "max_attempts": max_attempts}
+    terms = {name: value for name, value in given.items() if value is not None}
+    limits.check_terms(terms)
+    detail = {**terms, **({"run_at": run_at.isoformat()} if run_at else {})}
     for row in until_settled(pk):
         retry = row.status == Status.FINISHED and row.quarantined > 0
         underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED}
@@ -36,7 +48,8 @@ def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
             return Answer(row, changed=False)
         transition = states.RETRY if retry else states.RUN
         _require(transition, row)
-        if move(transition, row, Status.STARTED, origin, **fresh(origin, Direction.FORWARDS, run_at)):
+        changes = {**fresh(origin, Direction.FORWARDS, run_at), **terms}
+        if move(transition, row, Status.STARTED, origin, detail=detail, **changes):
             return Answer(row, changed=True)
     raise contended(row)
 

@@ -62,6 +62,9 @@ def _add_request(verbs: Any, verb: str, text: str) -> None:
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
     if verb == "run":
         parser.add_argument("--run-at", type=_moment, metavar="TIME", help="begin not before, ISO 8601 with an offset")
+        priority, attempts = limits.TERMS["priority"], limits.TERMS["max_attempts"]
+        parser.add_argument("--priority", type=int, metavar="N", help=f"the highest goes first, {priority}")
+        parser.add_argument("--max-attempts", type=int, metavar="N", help=f"before it is final, {attempts}")
     if verb == "rollback":
         parser.add_argument("--no-input", action="store_true", help="do not ask at a terminal")
 

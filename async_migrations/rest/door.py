@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
-from django.db import transaction
+from django.db import connections, transaction
 from django.http import Http404, HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
@@ -22,15 +22,20 @@ from .. import lifecycle
 from ..conf import conf
 from ..models import AsyncMigrationStatus
 from ..states import Status
-from . import permissions
+from . import idempotency, permissions
 from .authentication import ApiTokenAuthentication, BrowserAuthentication
 from .filters import refuse_unknown
+from .idempotency import Replay, Reservation
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
 from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
+from .rates import RateLimit
 from .request_id import HEADER, bound
 
 MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
+
+#: The fields of a row that its ETag is made of, besides the id.
+OF_THE_TAG = ("status", "direction", "attempt", "stop_requested", "updated_at")
 
 # Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
 _SOON, _LATER = 2, 30
@@ -44,7 +49,7 @@ class Door(APIView):
     parser_classes = (StrictJSONParser,)
     renderer_classes = (PlainJSONRenderer,)
     content_negotiation_class = JSONOnly
-    throttle_classes = ()
+    throttle_classes = (RateLimit,)
     versioning_class = None
     metadata_class = None
     schema = AutoSchema()
@@ -53,6 +58,15 @@ class Door(APIView):
     permission: ClassVar[str] = permissions.VIEW
     parameters: ClassVar[frozenset[str]] = frozenset()
     repeatable: ClassVar[frozenset[str]] = frozenset()
+    reservation: Reservation | None = None
+
+    @classmethod
+    def as_view(cls, **initkwargs: Any) -> Any:
+        """Keep ATOMIC_REQUESTS of the project out: others must see a reserved key, and who waits holds nothing open."""
+        view = super().as_view(**initkwargs)
+        for alias in connections:
+            view = transaction.non_atomic_requests(alias)(view)
+        return view
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         with bound(request) as request_id:
@@ -66,6 +80,16 @@ class Door(APIView):
         _refuse_unreadable(request)
         super().initial(request, *args, **kwargs)
         refuse_unknown(request, self.parameters, self.repeatable)
+        self.reservation = idempotency.reserve(request)
+
+    def handle_exception(self, exc: Exception) -> Any:
+        return exc.response() if isinstance(exc, Replay) else super().handle_exception(exc)
+
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
+        answer = super().finalize_response(request, response, *args, **kwargs)
+        if self.reservation is not None:
+            self.reservation.keep(answer)
+        return answer
 
     def get_exception_handler(self) -> Callable[..., Any]:
         return exception_handler
@@ -82,7 +106,7 @@ def _refuse_unreadable(request: Request) -> None:
 
 def entity_tag(row: AsyncMigrationStatus) -> str:
     """Return the row's ETag: every write of `lifecycle` sets `updated_at`."""
-    state = (row.pk, row.status, row.direction, row.attempt, row.stop_requested, row.updated_at)
+    state = (row.pk, *(getattr(row, name) for name in OF_THE_TAG))
     return f'"{row.pk}-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}"'
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatch
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ObjectDoesNotExist, PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
@@ -44,11 +45,14 @@ CODES: dict[str, tuple[int, str]] = {
     "method_not_allowed": (405, "The method is not allowed here"),
     "not_acceptable": (406, "No acceptable media type"),
     "invalid_transition": (409, "The migration cannot make this move now"),
+    "idempotency_key_in_use": (409, "The first request with this key is still in progress"),
     "not_a_leftover": (409, "The index is not left over"),
     "length_required": (411, "The length of the body is missing"),
     "precondition_failed": (412, "The migration has changed meanwhile"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body is not JSON"),
+    "idempotency_key_reused": (422, "The key was used for another request"),
+    "rate_limited": (429, "Too many requests"),
     "internal_error": (500, "Something unforeseen went wrong"),
     "database_unavailable": (503, "The database does not answer"),
     "target_unavailable": (503, "The target does not answer"),
@@ -90,6 +94,25 @@ class LengthRequired(exceptions.APIException):
     status_code = 411
     default_code = "length_required"
     default_detail = "The body comes in chunks, without its length, and was not read. Send it with Content-Length."
+
+
+class KeyInUse(exceptions.APIException):
+    status_code = 409
+    default_code = "idempotency_key_in_use"
+    default_detail = (
+        "A request with this Idempotency-Key is still in progress, and this one was not looked at. Send it again in a "
+        "moment, unchanged: then it gets the first one's answer."
+    )
+    headers: ClassVar = {"Retry-After": "1"}
+
+
+class KeyReused(exceptions.APIException):
+    status_code = 422
+    default_code = "idempotency_key_reused"
+    default_detail = (
+        "This Idempotency-Key was sent with another request in the last 24 hours: another method, address, body, "
+        "Content-Type or If-Match. Nothing was done. A new wish needs a new key; a repetition must be unchanged."
+    )
 
 
 def respond(request: HttpRequest, problem: Problem) -> HttpResponse:
@@ -223,6 +246,17 @@ def _(exc: exceptions.ValidationError) -> Problem:
 
 
 @problem_of.register
+def _(exc: exceptions.Throttled) -> Problem:
+    seconds = max(1, math.ceil(getattr(exc, "wait", None) or 0))
+    return Problem(
+        "rate_limited",
+        "There were more requests with these credentials than the service takes in a minute. This one was not looked "
+        f"at. Ask again in {seconds} s, and less often from then on: Retry-After says when, Prefer: wait saves asking.",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+@problem_of.register
 def _(exc: exceptions.UnsupportedMediaType) -> Problem:
     return Problem(
         "unsupported_media_type",
@@ -250,7 +284,7 @@ def _unknown_api_error(exc: exceptions.APIException) -> Problem:
 
 def _headers(exc: exceptions.APIException, code: str) -> dict[str, str]:
     if not (challenge := getattr(exc, "auth_header", None)):
-        return {}
+        return dict(getattr(exc, "headers", {}))
     bad = code in {"invalid_token", "token_expired"}
     return {"WWW-Authenticate": f'{challenge}, error="invalid_token"' if bad else challenge}
 

@@ -29,9 +29,11 @@ EVERYWHERE = (
     "method_not_allowed",
     "not_acceptable",
     "body_too_large",
+    "rate_limited",
     "internal_error",
     "database_unavailable",
 )
+OF_A_KEY = ("idempotency_key_in_use", "idempotency_key_reused")
 OF_ONE = ("not_found",)
 OF_A_TARGET = ("not_found", "target_unavailable")
 OF_A_VERB = (
@@ -140,7 +142,8 @@ def documented(
     examples: tuple[OpenApiExample, ...] = (),
 ) -> Callable[[F], F]:
     """Describe one operation; the errors and headers that every door has are added."""
-    codes = EVERYWHERE + problems
+    keyed = request is not None
+    codes = EVERYWHERE + (OF_A_KEY if keyed else ()) + problems
     statuses = sorted({CODES[code][0] for code in codes} | set(answers))
     return extend_schema(
         operation_id=operation_id,
@@ -149,7 +152,7 @@ def documented(
         tags=[TAG],
         request=request,
         responses={**_json(answers), **_problem_answers(codes)},
-        parameters=[*parameters, *_common_headers(statuses)],
+        parameters=[*parameters, *(_key_headers(answers) if keyed else ()), *_common_headers(statuses)],
         examples=list(examples),
     )
 
@@ -164,8 +167,8 @@ def header(name: str, description: str, statuses: list[int], kind: Any = OpenApi
     return OpenApiParameter(name, kind, OpenApiParameter.HEADER, description=description, response=statuses)
 
 
-def request_header(name: str, description: str) -> OpenApiParameter:
-    return OpenApiParameter(name, OpenApiTypes.STR, OpenApiParameter.HEADER, description=description)
+def request_header(name: str, description: str, kind: Any = OpenApiTypes.STR) -> OpenApiParameter:
+    return OpenApiParameter(name, kind, OpenApiParameter.HEADER, description=description)
 
 
 def ordering(fields: Iterable[str]) -> OpenApiParameter:
@@ -181,13 +184,22 @@ def ordering(fields: Iterable[str]) -> OpenApiParameter:
     )
 
 
+def _key_headers(answers: dict[int, Any]) -> list[OpenApiParameter]:
+    return [
+        request_header(
+            "Idempotency-Key", KEY, {"type": "string", "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"}
+        ),
+        header("Idempotency-Replayed", "`true`: the first answer to this key again.", [*answers]),
+    ]
+
+
 def _common_headers(statuses: list[int]) -> list[OpenApiParameter]:
     return [
         request_header("X-Request-ID", "Up to 128 visible ASCII characters; taken over into log, events and answer."),
         header("X-Request-ID", "The request's id, or a new one.", list(statuses)),
         header("WWW-Authenticate", "The scheme that is wanted.", [401]),
         header("Allow", "The methods that are allowed.", [405]),
-        header("Retry-After", "Seconds after which asking again makes sense.", [503], OpenApiTypes.INT),
+        header("Retry-After", "Seconds after which asking again makes sense.", [429, 503], OpenApiTypes.INT),
     ]
 
 
@@ -229,6 +241,16 @@ def _problem_example(code: str) -> OpenApiExample:
 
 ETAG = "Changes whenever the migration does."
 RETRY_AFTER = "Seconds after which to look again; absent when the status is terminal."
+KEY = (
+    "1 to 255 printable ASCII characters, a UUID for instance, new for each wish. The same request with the same key "
+    "gets the first answer again, for 24 hours; 5xx answers are not kept."
+)
+PREFER = request_header(
+    "Prefer",
+    "`wait=N`: hold the answer for up to N seconds, 30 at most, until the migration is not what If-None-Match says, or "
+    "is terminal. With all places to wait taken it is answered at once, without `Preference-Applied`.",
+)
+PREFERENCE_APPLIED = "`wait=N` with the number that was gone by; absent: the answer was not held."
 IF_MATCH = request_header("If-Match", "An ETag: do it only if the migration still is what was read, else 412.")
 IF_NONE_MATCH = request_header("If-None-Match", "An ETag: answer 304 while the migration still is what was read.")
 

@@ -45,6 +45,19 @@ class FiniteField(serializers.FloatField):
         return float(value) if math.isfinite(value) else None
 
 
+class WholeNumberField(serializers.IntegerField):
+    """A whole number within its limits; unlike REST framework's, a text is none."""
+
+    def __init__(self, number: limits.Number, **options: Any) -> None:
+        super().__init__(min_value=int(number.low), max_value=int(number.high), **options)
+        self.number = number
+
+    def to_internal_value(self, data: Any) -> int:
+        if not self.number.holds(data):
+            raise serializers.ValidationError(f"This is not {self.number}.", code="invalid")
+        return int(data)
+
+
 class Strict(serializers.Serializer[Any]):
     """A body in which a field that nobody reads is an error: it would be a wish that is silently not granted."""
 
@@ -284,6 +297,18 @@ class RunBody(Strict):
 
     run_at = TimeField(
         required=False, allow_null=True, default=None, help_text="Not to begin before; null or a past time: at once."
+    )
+    priority = WholeNumberField(
+        limits.TERMS["priority"],
+        required=False,
+        allow_null=True,
+        help_text="The highest goes first among those in line; null: as it is.",
+    )
+    max_attempts = WholeNumberField(
+        limits.TERMS["max_attempts"],
+        required=False,
+        allow_null=True,
+        help_text="Attempts before an error that may pass becomes final; null: as it is.",
     )
 
 

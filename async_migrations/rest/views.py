@@ -20,8 +20,8 @@ from ..conf import conf
 from ..lifecycle import Origin
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import TERMINAL, Status
-from . import examples, pagination, permissions, schema
-from .door import Door, headers_of, if_unchanged, matches
+from . import examples, pagination, permissions, schema, waiting
+from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
 from .request_id import current_request_id
 from .serializers import (
@@ -67,21 +67,33 @@ class DetailDoor(Door):
     @schema.documented(
         "async_migrations_retrieve",
         "Look at a migration",
-        "The migration with its SQL, 200 whatever became of it. Poll it until `terminal` is true.",
+        "The migration with its SQL, 200 whatever became of it. Poll it until `terminal` is true; with `Prefer: wait` "
+        "the answer is held until there is news.",
         answers={200: MigrationDetailSerializer, 304: None},
         problems=schema.OF_ONE,
         parameters=(
             schema.IF_NONE_MATCH,
+            schema.PREFER,
+            schema.header("Preference-Applied", schema.PREFERENCE_APPLIED, [200, 304]),
             schema.header("ETag", schema.ETAG, [200, 304]),
             schema.header("Retry-After", schema.RETRY_AFTER, [200, 304], int),
         ),
         examples=(schema.example("In progress", examples.DETAIL, 200),),
     )
     def get(self, request: Request, id: int) -> Response:
+        known = request.headers.get("If-None-Match", "")
+        applied = waiting.until(lambda: _has_news(id, known), request)
         row = lifecycle.get(id)
-        if matches(request.headers.get("If-None-Match", ""), row):
-            return Response(status=304, headers=headers_of(row))
-        return Response(MigrationDetailSerializer(row).data, headers=headers_of(row))
+        headers = {**headers_of(row), **applied}
+        if matches(known, row):
+            return Response(status=304, headers=headers)
+        return Response(MigrationDetailSerializer(row).data, headers=headers)
+
+
+def _has_news(pk: int, known: str) -> bool:
+    """Whether whoever knows the row by these tags need not wait any longer."""
+    row = lifecycle.rows().only(*OF_THE_TAG).get(pk=pk)
+    return row.terminal or (bool(known) and not matches(known, row))
 
 
 class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
@@ -200,13 +212,16 @@ class RunDoor(VerbDoor):
     @_verb(
         "run",
         "Run a migration",
-        "Put it in line for a worker, at once or from `run_at` on. 202: it is in line or in progress. "
+        "Put it in line for a worker, at once or from `run_at` on. 202: it is in line or in progress; if it was so "
+        "before, nothing was done, whatever the body says. "
         "200: it was FINISHED before, nothing was done. A backfill that is FINISHED but has set rows aside "
         "(`quarantined`) tries those again.",
         RunBody,
         (
             OpenApiExample("At once", {}, request_only=True),
-            OpenApiExample("Tonight", {"run_at": "2026-11-22T23:00:00+01:00"}, request_only=True),
+            OpenApiExample(
+                "Tonight, before others", {"run_at": "2026-11-22T23:00:00+01:00", "priority": 10}, request_only=True
+            ),
         ),
     )
     def post(self, request: Request, id: int) -> Response:

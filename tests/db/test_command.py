@@ -237,6 +237,20 @@ class TestAsking:
         assert "not before 2999-01-01T02:00:00+00:00" in done.stdout
         assert str(lifecycle.get(row.pk).run_at) == "2999-01-01 02:00:00+00:00"
 
+    def test_priority_and_attempts_are_written(self, control, migration):
+        row = migration()
+        done = shell("run", row.pk, "--priority", "7", "--max-attempts", "9")
+        assert done.returncode == 0, done.stderr
+        row = lifecycle.get(row.pk)
+        assert (row.priority, row.max_attempts) == (7, 9)
+
+    @pytest.mark.parametrize(("option", "value"), [("--priority", "40000"), ("--max-attempts", "0")])
+    def test_a_number_beyond_its_limits_is_refused(self, control, migration, option, value):
+        row = migration()
+        done = shell("run", row.pk, option, value)
+        assert (done.returncode, lifecycle.get(row.pk).status) == (2, "SCHEDULED")
+        assert f"{option[2:].replace('-', '_')}: This is not a whole number from" in done.stderr
+
     def test_run_at_without_an_offset_is_refused(self, control, migration):
         done = shell("run", migration().pk, "--run-at", "2999-01-01T03:00")
         assert done.returncode == 2

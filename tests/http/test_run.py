@@ -85,6 +85,52 @@ def test_a_later_start_is_taken(operator, migration):
     assert lifecycle.claim(row.pk, "worker-1") is None
 
 
+def test_priority_and_attempts_are_taken_and_recorded(operator, migration):
+    row, at = migration(Status.ERROR), "2026-11-22T02:00:00+00:00"
+    body = {"priority": -5, "max_attempts": 1000, "run_at": at}
+    response = operator.post(url(row.pk), body, content_type="application/json")
+    assert (response.status_code, response.json()["max_attempts"]) == (202, 1000)
+    row.refresh_from_db()
+    assert (row.priority, row.max_attempts) == (-5, 1000)
+    assert row.events.last().detail == body
+
+
+@pytest.mark.parametrize("body", [{}, {"priority": None, "max_attempts": None}])
+def test_what_is_left_out_stays_as_it_is(operator, migration, body):
+    row = migration(options={"priority": 3, "max_attempts": 7})
+    operator.post(url(row.pk), body, content_type="application/json")
+    row.refresh_from_db()
+    assert (row.priority, row.max_attempts, row.events.last().detail) == (3, 7, {})
+
+
+def test_the_highest_priority_goes_first(operator, migration):
+    first, second = migration(), migration()
+    operator.post(url(first.pk), content_type="application/json")
+    operator.post(url(second.pk), {"priority": 1}, content_type="application/json")
+    assert lifecycle.next_in_line("default") == second.pk
+
+
+def test_what_is_in_line_keeps_its_terms(operator, migration):
+    row = migration(Status.STARTED)
+    response = operator.post(url(row.pk), {"priority": 9, "max_attempts": 9}, content_type="application/json")
+    assert response.status_code == 202
+    row.refresh_from_db()
+    assert (row.priority, row.max_attempts) == (0, 5)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"priority": 2**15}, {"priority": -(2**15) - 1}, {"priority": "1"}, {"priority": 1.0}, {"priority": True},
+     {"max_attempts": 0}, {"max_attempts": 1001}, {"max_attempts": -1}, {"max_attempts": []}, {"max_attempts": "5"}],
+)  # fmt: skip
+def test_a_number_beyond_its_limits_is_named(operator, migration, body):
+    row = migration()
+    response = operator.post(url(row.pk), body, content_type="application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == list(body)
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"run_at": null}', b"\xef\xbb\xbf{}", b" {\n} "])
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8", ""])
 def test_the_body_is_optional(operator, migration, body, content_type):

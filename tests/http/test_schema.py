@@ -82,7 +82,14 @@ def test_every_answer_names_its_headers(operation):
     for status, answer in operation["responses"].items():
         assert "X-Request-ID" in answer["headers"], status
     assert "WWW-Authenticate" in operation["responses"]["401"]["headers"]
-    assert "Retry-After" in operation["responses"]["503"]["headers"]
+    for status in ("429", "503"):
+        assert "Retry-After" in operation["responses"][status]["headers"]
+
+
+def test_what_takes_a_body_takes_a_key(operation):
+    takes = "Idempotency-Key" in {parameter["name"] for parameter in operation["parameters"]}
+    assert takes == ("requestBody" in operation)
+    assert takes == ("422" in operation["responses"])
 
 
 def test_verbs_name_what_they_answer_in_headers(document):

@@ -55,3 +55,14 @@ def test_another_throttle_is_refused(throttle, wrong):
 def test_all_that_is_wrong_is_said_at_once_also_to_a_migration_file():
     with pytest.raises(InvalidDefinition, match=r"batch_size: .* from 1 to 1,000,000\. colour: There is no such value"):
         limits.check({"batch_size": 0, "colour": "red", "duty_cycle": 1})
+
+
+@pytest.mark.parametrize("name", limits.TERMS)
+def test_what_run_may_say_has_limits(name):
+    number = limits.TERMS[name]
+    limits.check_terms({name: number.low})
+    limits.check_terms({name: number.high})
+    for beyond in (number.low - 1, number.high + 1, "5", True, None, 1.0):
+        with pytest.raises(OutOfLimits) as refused:
+            limits.check_terms({name: beyond})
+        assert list(refused.value.errors) == [name]

@@ -110,7 +110,8 @@ class Command(BaseCommand):
             self.stderr.write("Nothing was rolled back.")
             return Exit.REFUSED
         origin = Origin(by=_who())
-        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, run_at=options.get("run_at")), tell)
+        terms = {name: options.get(name) for name in ("run_at", "priority", "max_attempts")}
+        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **terms), tell)
         watches = [_watch(verb, answer.migration) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
