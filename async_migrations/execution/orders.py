@@ -138,6 +138,7 @@ class Follower:
     def _underway(self, row: AsyncMigrationStatus) -> bool:
         # While the holder's own worker is being replaced, the row is STARTED; the lanes are as good as before.
         going = row.status in {Status.STARTED, Status.IN_PROGRESS} and not row.stop_requested
+        going = going and lifecycle.held(row.database) is None
         return going and (row.direction, row.sql_digest) == (self.migration.direction, self.migration.sql_digest)
 
     def _run(self) -> None:
@@ -160,7 +161,7 @@ class Follower:
                 Lanes(session, self.migration).keep(self.token)
                 return
             self._told_to_stop = True
-            if row.stop_requested != StopRequest.PAUSE:
+            if row.stop_requested != StopRequest.PAUSE and lifecycle.held(row.database) is None:
                 session.one("cancel_backend", **self._backend._asdict())
 
 

@@ -33,7 +33,7 @@ from .request_id import HEADER, bound
 MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
 
 # Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
-_SOON, _LATER = 2, 30
+SOON, LATER = 2, 30
 
 
 class Door(APIView):
@@ -66,6 +66,10 @@ class Door(APIView):
         _refuse_unreadable(request)
         super().initial(request, *args, **kwargs)
         refuse_unknown(request, self.parameters, self.repeatable)
+
+    def permission_for(self, method: str) -> str:
+        """Return the permission that a request with this method needs."""
+        return self.permission
 
     def get_exception_handler(self) -> Callable[..., Any]:
         return exception_handler
@@ -109,7 +113,7 @@ def headers_of(row: AsyncMigrationStatus) -> dict[str, str]:
     headers = {"ETag": entity_tag(row)}
     if not row.terminal:
         idle = row.status in {Status.SCHEDULED, Status.PAUSED}
-        headers["Retry-After"] = str(_LATER if idle else _SOON)
+        headers["Retry-After"] = str(LATER if idle else SOON)
     return headers
 
 

@@ -49,6 +49,7 @@ CODES: dict[str, tuple[int, str]] = {
     "precondition_failed": (412, "The migration has changed meanwhile"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The body is not JSON"),
+    "too_many_items": (422, "Too many migrations at once"),
     "internal_error": (500, "Something unforeseen went wrong"),
     "database_unavailable": (503, "The database does not answer"),
     "target_unavailable": (503, "The target does not answer"),
@@ -84,6 +85,20 @@ class PreconditionFailed(exceptions.APIException):
         "The migration is not what If-Match says any more: somebody or a worker changed it. Nothing was done. "
         "Read it again, decide again, and send its new ETag."
     )
+
+
+class TooManyItems(exceptions.APIException):
+    """More migrations are meant than one request may ask for."""
+
+    status_code = 422
+    default_code = "too_many_items"
+
+    def __init__(self, count: int, most: int) -> None:
+        super().__init__(
+            f"These are {count} migrations; at most {most} can be asked for at once. Nothing was done. "
+            "Narrow the filter, or send several requests."
+        )
+        self.members = {"count": count, "most": most}
 
 
 class LengthRequired(exceptions.APIException):
