@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
 from . import lifecycle, tasks
+from .errors import TransitionRefused
 from .lifecycle import Answer, Origin
-from .models import AsyncMigrationStatus
-from .states import Direction, Status, StopRequest
+from .models import AsyncMigrationHold, AsyncMigrationStatus
+from .states import RUN, Direction, Status, StopRequest
+
+#: What may become of one of many.
+OUTCOMES = ("accepted", "unchanged", "refused", "not_found")
+
+
+_VERBS: dict[str, Callable[[int, Origin], Answer]] = {
+    "run": lifecycle.run,
+    "pause": lifecycle.pause,
+    "resume": lifecycle.resume,
+    "cancel": lifecycle.cancel,
+    "rollback": lifecycle.rollback,
+}
 
 
 def ask(
@@ -31,19 +44,62 @@ def ask(
     which without a broker has carried the migration out already. Raises TransitionRefused, OutOfLimits, and
     AsyncMigrationStatus.DoesNotExist.
     """
-    verbs: dict[str, Callable[[int, Origin], Answer]] = {
-        "run": partial(lifecycle.run, run_at=run_at, priority=priority, max_attempts=max_attempts),
-        "pause": lifecycle.pause,
-        "resume": lifecycle.resume,
-        "cancel": lifecycle.cancel,
-        "rollback": lifecycle.rollback,
-    }
-    answer = verbs[verb](pk, origin)
+    terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
+    answer = lifecycle.run(pk, origin, **terms) if verb == RUN.name else _VERBS[verb](pk, origin)
     if answer.migration.status == Status.STARTED:
         tasks.send_as_read(answer.migration)
         if not tasks.broker_is_configured():
             answer = Answer(lifecycle.get(pk), answer.changed)
     return answer
+
+
+@dataclass(frozen=True)
+class Item:
+    """What became of one of many migrations: one of OUTCOMES, and why it was refused.
+
+    migration: None where there is none with this id.
+    """
+
+    id: int
+    migration: AsyncMigrationStatus | None
+    outcome: str
+    error: TransitionRefused | None = None
+
+
+def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = False) -> list[Item]:
+    """Carry out "run" or "cancel" on each migration by itself, and nudge workers when all are in line.
+
+    What becomes of one keeps nothing from the others. dry_run: only say what would become of each as it is now.
+    """
+    known = lifecycle.rows().in_bulk(pks)
+
+    def carried_out(pk: int) -> Item:
+        row = known.get(pk)
+        if row is None:
+            return Item(pk, None, "not_found")
+        try:
+            answer = Answer(row, lifecycle.foresee(verb, row)) if dry_run else _VERBS[verb](pk, origin)
+        except TransitionRefused as exc:
+            return Item(pk, row, "refused", exc)
+        except AsyncMigrationStatus.DoesNotExist:
+            return Item(pk, None, "not_found")
+        return Item(pk, answer.migration, "accepted" if answer.changed else "unchanged")
+
+    items = [carried_out(pk) for pk in pks]
+    if dry_run:
+        return items
+    tasks.send_first()
+    now = lifecycle.rows().in_bulk(pks)  # Without a broker they have been carried out already.
+    return [replace(item, migration=now.get(item.id)) for item in items]
+
+
+def lift(database: str, origin: Origin) -> AsyncMigrationHold | None:
+    """End the hold on a database, or on all (empty), and have go on what it held; return it, None: there was none."""
+    lifted = lifecycle.lift_hold(database, origin)
+    if lifted is not None:
+        lifecycle.note_held()
+        tasks.send_first()
+    return lifted
 
 
 def tell(answer: Answer) -> str:

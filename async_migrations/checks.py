@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.migrations.exceptions import BadMigrationError, NodeNotFoundError
 
 from .conf import Conf, conf
+from .later_files import Clash, clashes
 
 
 @register
@@ -30,3 +34,30 @@ def check_settings(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     return found
+
+
+@register(Tags.database)
+def check_later_files(databases: Sequence[str] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Warn of files that `migrate` is about to apply and that take something away from what is not FINISHED.
+
+    It asks the databases, so it runs in `migrate` and `check --database` only; where one does not answer it is silent.
+    """
+    found: list[CheckMessage] = []
+    for alias in databases or ():
+        if connections[alias].vendor != "postgresql":
+            continue
+        try:
+            found += [_warning(clash) for clash in clashes(alias)]
+        except (DatabaseError, InterfaceError, BadMigrationError, NodeNotFoundError):
+            continue  # `migrate` itself says what is wrong; or the tables are yet to be made.
+    return found
+
+
+def _warning(clash: Clash) -> CheckMessage:
+    row = clash.row
+    return Warning(
+        f"{clash.file} {clash.what}, which the SQL of the async migration {row.name} (id {row.pk}) on database "
+        f"{row.database!r} names, and that is {row.status}.",
+        hint=f"Let it be FINISHED first. To make sure, begin that file with require_finished({row.name!r}).",
+        id="async_migrations.W001",
+    )

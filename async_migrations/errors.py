@@ -3,6 +3,7 @@
     AsyncMigrationError
     ├── InvalidDefinition     a migration file asks for what cannot be carried out (also a ValueError)
     ├── TablesMissing         the tables of this app are not in the database yet
+    ├── NotFinished           a migration file needs an async migration that is not FINISHED
     ├── TransitionRefused     the table of transitions has no such move from where the migration is
     ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
     ├── NotALeftover          an index is not to be dropped by the janitor: it is valid, or somebody is at work on it
@@ -34,6 +35,12 @@ class TablesMissing(AsyncMigrationError):
     """The tables of this app are not in the database yet."""
 
     code = "tables_missing"
+
+
+class NotFinished(AsyncMigrationError):
+    """A migration file needs an async migration that is not FINISHED."""
+
+    code = "not_finished"
 
 
 class TransitionRefused(AsyncMigrationError):

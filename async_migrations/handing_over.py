@@ -39,19 +39,34 @@ def hand_over(request: Request, schema_editor: BaseDatabaseSchemaEditor, *, appl
         _carry_out_in_place(request, schema_editor)
 
 
-def after_migrate(using: str, **kwargs: Any) -> None:
-    """When `migrate` is through (`post_migrate`): take over what it left in the target, and send the messages."""
-    connection = connections[using]
+def let_go(using: str) -> None:
+    """Let what this `migrate` has handed over so far begin before it is through. Raises TablesMissing.
+
+    Everything, not only what is needed: what is first in line on a database is carried out first.
+    """
+    require_tables(using)
+    require_tables(conf.control_database)
     for key in _held.pop(using, set()):
-        session.drop_lock(connection, key)
-    if _missing_tables(using) or _missing_tables(conf.control_database):
-        return
+        session.drop_lock(connections[using], key)
+
+
+def collect(using: str) -> None:
+    """Take over what this `migrate` left in the target, and send the messages."""
     if using != conf.control_database:
         lifecycle.collect_requests(using)
     from . import tasks  # Not before: importing it binds the actor to the broker, which other apps may set when ready.
 
     for pk in lifecycle.in_line(using).filter(dispatched_at=None, attempt=0).values_list("pk", flat=True):
         tasks.send_soon(pk)
+
+
+def after_migrate(using: str, **kwargs: Any) -> None:
+    """When `migrate` is through (`post_migrate`): take over what it left in the target, and send the messages."""
+    connection = connections[using]
+    for key in _held.pop(using, set()):
+        session.drop_lock(connection, key)
+    if not (_missing_tables(using) or _missing_tables(conf.control_database)):
+        collect(using)
 
 
 def _show(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
@@ -66,8 +81,8 @@ def _show(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
 
 def _leave_to_worker(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Write the request in the transaction of the migration file: it is there when the file is, and not otherwise."""
-    _require_tables(request.database)
-    _require_tables(conf.control_database)
+    require_tables(request.database)
+    require_tables(conf.control_database)
     lifecycle.check_request(request)
     if request.kind == Kind.BACKFILL:
         keyset.check(session.Shared(schema_editor.connection), request.options, request.sql_forwards)
@@ -83,7 +98,7 @@ def _leave_to_worker(request: Request, schema_editor: BaseDatabaseSchemaEditor) 
 
 def _carry_out_in_place(request: Request, schema_editor: BaseDatabaseSchemaEditor) -> None:
     """Run the SQL within `migrate`, on a database that no worker serves; row and SQL commit together."""
-    _require_tables(conf.control_database)
+    require_tables(conf.control_database)
     lifecycle.check_request(request)
     text = request.sql_backwards if request.operation == "rollback" else request.sql_forwards
     if not lifecycle.write_done(request) or text == definition.NOOP:
@@ -92,7 +107,8 @@ def _carry_out_in_place(request: Request, schema_editor: BaseDatabaseSchemaEdito
         schema_editor.execute(statement.text, None)
 
 
-def _require_tables(alias: str) -> None:
+def require_tables(alias: str) -> None:
+    """Raise TablesMissing where the tables of this app are not in a database yet."""
     if _missing_tables(alias):
         raise TablesMissing(
             f"The tables of async_migrations are not in the database {alias!r} yet. Add this to the migration file, so "

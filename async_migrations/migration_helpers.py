@@ -19,6 +19,7 @@ from .execution.guard import Mode
 from .execution.window import Window
 from .handing_over import hand_over
 from .lifecycle import Request
+from .requiring import RequireFinished
 from .states import Kind
 
 Operation = Callable[[StateApps, BaseDatabaseSchemaEditor], None]
@@ -232,6 +233,25 @@ def _operations(
 
     forwards.async_migration = True  # type: ignore[attr-defined]
     return forwards, backwards
+
+
+def require_finished(*names: str, wait: timedelta | float = 0) -> RequireFinished:
+    """Return an operation for a later migration file: `migrate` stops at it until these migrations are FINISHED.
+
+    On the database that is being migrated; backwards, and on SQLite, it does nothing. Put it first in its file.
+
+    names: of the migrations, as `migration_name` gave them.
+    wait: seconds or timedelta that `migrate` waits for what is not FINISHED yet, before it stops with an error that
+        says what to do. Where ALLOW_SCHEDULED_MIGRATIONS is off, what is in line is carried out by `migrate` itself.
+
+    Raises InvalidDefinition, a ValueError, without a name or for a time below 0.
+    """
+    seconds = wait.total_seconds() if isinstance(wait, timedelta) else float(wait)
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise InvalidDefinition("require_finished needs the names of the migrations that have to be FINISHED.")
+    if not 0 <= seconds < float("inf"):
+        raise InvalidDefinition(f"wait is {wait!r}: give a timedelta or a number of seconds, 0 or more.")
+    return RequireFinished(list(names), seconds)
 
 
 def is_async_migration(operation: object) -> bool:

@@ -125,6 +125,8 @@ class AsyncMigrationStatus(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["status", "database"], name="async_migration_status_idx"),
             models.Index(fields=["created_at"], name="async_migration_created_idx"),
+            # The unique index on the name is of no use to LIKE 'prefix%' where the collation is not C.
+            models.Index(fields=["name"], opclasses=["varchar_pattern_ops"], name="async_migration_name_like_idx"),
         ]
         permissions: ClassVar = [
             ("run_asyncmigrationstatus", "Can run async migrations"),
@@ -285,3 +287,33 @@ class AsyncMigrationRate(models.Model):
 
     def __str__(self) -> str:
         return f"{self.caller}: {self.granted}"
+
+
+class AsyncMigrationHold(models.Model):
+    """A switch that keeps migrations from going on, in the control database; what is over stays as its history.
+
+    In force from `created_at` until it is lifted or its time is up. Written by `lifecycle.hold` alone.
+    """
+
+    database = models.CharField(max_length=255, blank=True, default="", help_text="Django alias; empty: all of them.")
+    reason = models.CharField(max_length=1000)
+    by = models.CharField(max_length=255, blank=True, default="", help_text="Who set it.")
+    request_id = models.CharField(max_length=128, blank=True, default="")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="It ends by itself then.")
+    lifted_at = models.DateTimeField(null=True, blank=True)
+    lifted_by = models.CharField(max_length=255, blank=True, default="", help_text="Empty where its time was up.")
+
+    class Meta:
+        verbose_name = "async migration hold"
+        ordering: ClassVar = ["-id"]
+        constraints: ClassVar = [
+            # Of two that are set at the same moment one sees the other.
+            models.UniqueConstraint(
+                fields=["database"], condition=Q(lifted_at__isnull=True), name="async_migration_one_hold"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        until = f", until {self.expires_at.isoformat(timespec='seconds')}" if self.expires_at else ""
+        return f"held by {self.by or 'somebody'}: {self.reason}{until}"

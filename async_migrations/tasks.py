@@ -87,11 +87,25 @@ def carry_out(pk: int) -> None:
     """
     if _under_way.everywhere():
         return
-    while not heartbeat.shutdown.is_set() and (lease := lifecycle.claim_first(pk, _worker_name())):
-        with _under_way.on(lease.migration.database):
-            executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
-        if heartbeat.shutdown.is_set():
-            _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
+    while _carry_out_first(pk):
+        pass
+
+
+def carry_out_up_to(pk: int) -> None:
+    """Do the same, but leave what comes behind this migration in line to others."""
+    while lifecycle.get(pk).status == Status.STARTED and _carry_out_first(pk):
+        pass
+
+
+def _carry_out_first(beside: int) -> bool:
+    """Carry out what is first in line on the database of this migration; False when nothing is, or others do it."""
+    if heartbeat.shutdown.is_set() or (lease := lifecycle.claim_first(beside, _worker_name())) is None:
+        return False
+    with _under_way.on(lease.migration.database):
+        executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
+    if heartbeat.shutdown.is_set():
+        _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
+    return True
 
 
 def send_soon(pk: int) -> None:
@@ -105,6 +119,17 @@ def send_soon(pk: int) -> None:
 def send_as_read(row: AsyncMigrationStatus) -> None:
     """Do the same for a row that was read in this transaction, without reading it again."""
     transaction.on_commit(partial(_send_row, row), using=conf.control_database)
+
+
+def send_first() -> None:
+    """Send messages for what is first in line on each database, as many as there are places: whoever ends goes on.
+
+    For what concerns many at once, also with a broker that is away and takes its time to be found so.
+    """
+    databases = lifecycle.in_line().order_by("database").distinct().values_list("database", flat=True)
+    for database in databases:
+        for row in lifecycle.in_line(database)[: conf.max_running_per_database]:
+            send_as_read(row)
 
 
 def _send(pk: int) -> None:
@@ -136,6 +161,8 @@ def _carry_out_here(pk: int) -> None:
     """Carry a migration out in this thread, back-offs included, since there is no worker that would come back to it."""
     carry_out(pk)
     while (row := lifecycle.get(pk)).status == Status.STARTED and row.attempt and row.run_at:
+        if lifecycle.held(row.database) is not None:
+            break  # Whoever lifts the hold carries it out.
         time.sleep(max(0.0, (row.run_at - timezone.now()).total_seconds()))
         carry_out(pk)
     if row.status == Status.ERROR:
@@ -186,6 +213,7 @@ def reconcile() -> None:
         if nudge and not _enqueue(row):
             break  # The broker is away for the others too.
     lifecycle.note_waiting()
+    lifecycle.note_held()
 
 
 def _collect(alias: str) -> None:

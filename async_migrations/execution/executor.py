@@ -99,8 +99,9 @@ def perform(attempt: Attempt, nudge: Nudge) -> Outcome:
     except (Interrupted, LeaseLost) as exc:
         return Stopped(Stop.LEASE_LOST if isinstance(exc, LeaseLost) else attempt.heartbeat.stop or Stop.SHUTDOWN)
     except Exception as exc:
-        if isinstance(exc, ExecutionError) and attempt.heartbeat.stop not in (None, Stop.PAUSE):
-            return Stopped(attempt.heartbeat.stop)  # It is our own cancel that the statement died of.
+        stop = attempt.heartbeat.stop
+        if isinstance(exc, ExecutionError) and stop is not None and stop.interrupts:
+            return Stopped(stop)  # It is our own cancel that the statement died of.
         return Failed(_explained(attempt, exc))
 
 
@@ -239,6 +240,8 @@ def _write(attempt: Attempt, outcome: Outcome) -> None:
             lifecycle.paused(lease)
         case Stopped(Stop.SHUTDOWN):
             lifecycle.release(lease)
+        case Stopped(Stop.HOLD):
+            lifecycle.give_back(lease)
         case NotItsTurn(reason, seconds):
             lifecycle.release(lease, delay=timedelta(seconds=seconds), reason=reason)
         case Failed(error) if error.retryable and lease.attempt < lease.migration.max_attempts:

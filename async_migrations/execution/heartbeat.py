@@ -44,8 +44,14 @@ class Stop(Enum):
 
     CANCEL = "a stop request"
     PAUSE = "a stop request, until somebody resumes"
+    HOLD = "a hold on the database"
     SHUTDOWN = "the worker shuts down"
     LEASE_LOST = "the lease is lost"
+
+    @property
+    def interrupts(self) -> bool:
+        """Whether the statement under way is cancelled; else the next checkpoint is where the attempt stops."""
+        return self not in (Stop.PAUSE, Stop.HOLD)
 
 
 _STOPS = {StopRequest.CANCEL.value: Stop.CANCEL, StopRequest.PAUSE.value: Stop.PAUSE}
@@ -179,6 +185,8 @@ class Heartbeat:
                 self._stop(_STOPS[asked.stop])
             elif shutdown.is_set() and time.monotonic() - _shutdown_began >= conf.shutdown_grace_seconds:
                 self._stop(Stop.SHUTDOWN)
+            elif asked.held:
+                self._stop(Stop.HOLD)
 
     def _look_after(self, watching: guard.Guard) -> None:
         try:
@@ -192,11 +200,11 @@ class Heartbeat:
     def _stop(self, reason: Stop) -> None:
         """Remember why, and cancel what is running; at every beat, in case one hits the gap between two statements.
 
-        A pause lets it come to its end: the next checkpoint is where it stops.
+        A pause or a hold lets it come to its end: the next checkpoint is where it stops.
         """
         self.stop = reason
         self._changed.set()
-        if self._backend is not None and reason is not Stop.PAUSE:
+        if self._backend is not None and reason.interrupts:
             with suppress(ExecutionError):
                 self._connection().one("cancel_backend", **self._backend._asdict())
 

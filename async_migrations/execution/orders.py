@@ -141,7 +141,7 @@ class Follower:
         # While the holder's own worker is being replaced, the row is STARTED; the lanes are as good as before.
         going = row.status in {Status.STARTED, Status.IN_PROGRESS} and not row.stop_requested
         same = (row.direction, row.sql_digest) == (self.migration.direction, self.migration.sql_digest)
-        return going and same and not self._is_missed(row)
+        return going and same and not self._is_missed(row) and lifecycle.held(row.database) is None
 
     def _is_missed(self, row: AsyncMigrationStatus) -> bool:
         """Whether it is due and nobody claims it: maybe all others who could are helping, too."""
@@ -170,7 +170,8 @@ class Follower:
                 Lanes(session, self.migration).keep(self.token)
                 return
             self._told_to_stop = True
-            if row.status != Status.STARTED and row.stop_requested != StopRequest.PAUSE:
+            to_the_end = row.status == Status.STARTED or row.stop_requested == StopRequest.PAUSE
+            if not to_the_end and lifecycle.held(row.database) is None:
                 session.one("cancel_backend", **self._backend._asdict())
 
 

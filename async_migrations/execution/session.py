@@ -316,6 +316,13 @@ def drop_lock(connection: BaseDatabaseWrapper, key: str) -> None:
         cursor.execute(queries()["advisory_unlock"], {"key": key})
 
 
+def has_written(connection: BaseDatabaseWrapper) -> bool:
+    """Whether the open transaction of a session of Django's own has changed anything."""
+    with connection.cursor() as cursor:
+        cursor.execute(queries()["has_written"])
+        return bool(cursor.fetchone()[0])
+
+
 def _parameters(alias: str) -> tuple[dict[str, Any], str | None]:
     """Return what libpq needs to connect to a Django alias, and the role to assume."""
     try:

@@ -4,32 +4,45 @@ Each function reads what the row says, decides by the table in `states.py`, and 
 The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
 """
 
-from .leases import cancelled, claim, claim_first, fail, note, paused, reap, release, renew, succeed
-from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_waiting, unclaimed
+from .gate import Verdict, Wanted, judge
+from .hold import databases, held, holds, holds_in_force, lift_hold, set_hold
+from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
+from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
 from .moves import Answer, Lease, Origin, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
 from .tuning import tune
-from .verbs import cancel, pause, resume, rollback, run
+from .verbs import cancel, foresee, pause, resume, rollback, run
 
 __all__ = [
     "Answer",
     "Lease",
     "Origin",
     "Request",
+    "Verdict",
+    "Wanted",
     "cancel",
     "cancelled",
     "check_request",
     "claim",
     "claim_first",
     "collect_requests",
+    "databases",
     "fail",
+    "foresee",
     "get",
+    "give_back",
+    "held",
+    "holds",
+    "holds_in_force",
     "in_line",
+    "judge",
     "leave_request",
+    "lift_hold",
     "mark_dispatched",
     "mark_unsent",
     "next_in_line",
     "note",
+    "note_held",
     "note_waiting",
     "pause",
     "paused",
@@ -41,9 +54,11 @@ __all__ = [
     "rollback",
     "rows",
     "run",
+    "set_hold",
     "succeed",
     "take_over",
     "tune",
     "unclaimed",
+    "waiting",
     "write_done",
 ]

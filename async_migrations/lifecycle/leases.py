@@ -16,7 +16,8 @@ from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..models import AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
-from .line import due, free_slot, in_line, with_taken
+from .hold import held, is_held
+from .line import free_slot, in_line, with_taken
 from .moves import Lease, Origin, move, record, rows
 
 _UNLEASED: dict[str, Any] = {
@@ -35,7 +36,7 @@ _TRIES = 10
 
 def claim(pk: int, worker: str) -> Lease | None:
     """Take the lease and one of the target's places, or return None: somebody else has it, or it is not its turn."""
-    row = with_taken(rows().filter(due(), pk=pk, status=Status.STARTED)).first()
+    row = with_taken(in_line().filter(pk=pk)).first()
     return None if row is None else _take(row, worker)
 
 
@@ -62,6 +63,7 @@ def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
             row,
             Status.IN_PROGRESS,
             Origin(worker),
+            Q(~is_held()),  # A hold that is set between the look and this one counts.
             attempt=lease.attempt,
             lease_token=lease.token,
             lease_expires_at=_lease_end(),
@@ -79,10 +81,11 @@ def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
 
 
 class Asked(NamedTuple):
-    """What people ask of an attempt while it goes on: a stop request, or None, and what was set live."""
+    """What people ask of an attempt while it goes on: a stop request, or None, what was set live, and a hold."""
 
     stop: str | None
     tuning: dict[str, Any]
+    held: bool
 
 
 def renew(lease: Lease, **progress: Any) -> Asked:
@@ -90,10 +93,10 @@ def renew(lease: Lease, **progress: Any) -> Asked:
 
     Raises LeaseLost when the row holds another token, or none.
     """
-    held = _held(lease)
-    if not held.update(lease_expires_at=_lease_end(), heartbeat_at=Now(), updated_at=Now(), **progress):
+    leased = _leased(lease)
+    if not leased.update(lease_expires_at=_lease_end(), heartbeat_at=Now(), updated_at=Now(), **progress):
         raise LeaseLost
-    asked = held.values_list("stop_requested", "tuning").first()
+    asked = leased.values_list("stop_requested", "tuning", is_held()).first()
     if asked is None:
         raise LeaseLost
     return Asked(*asked)
@@ -102,7 +105,7 @@ def renew(lease: Lease, **progress: Any) -> Asked:
 def note(lease: Lease, kind: str, **detail: Any) -> None:
     """Add an event to the history of the attempt. Raises LeaseLost when the lease is gone."""
     with transaction.atomic(using=conf.control_database):
-        row = _held(lease).select_for_update(of=("self",)).first()
+        row = _leased(lease).select_for_update(of=("self",)).first()
         if row is None:
             raise LeaseLost
         record(row, kind, Origin(lease.worker), **detail)
@@ -162,6 +165,12 @@ def release(
     _end(states.RELEASE, lease, Status.STARTED, keep_request=True, detail=detail, **changes)
 
 
+def give_back(lease: Lease) -> None:
+    """Give the migration back for a hold; the attempt does not count, and the row says what it waits for."""
+    hold = held(lease.migration.database)
+    release(lease, reason="" if hold is None else str(hold))
+
+
 def _end(
     transition: Transition,
     lease: Lease,
@@ -209,5 +218,5 @@ def _lease_end() -> Any:
     return Now() + timedelta(seconds=conf.lease_seconds)
 
 
-def _held(lease: Lease) -> QuerySet[AsyncMigrationStatus]:
+def _leased(lease: Lease) -> QuerySet[AsyncMigrationStatus]:
     return rows().filter(pk=lease.pk, status=Status.IN_PROGRESS, lease_token=lease.token)

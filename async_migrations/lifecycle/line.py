@@ -12,7 +12,11 @@ from django.db.models.functions import Now
 from ..conf import conf
 from ..models import AsyncMigrationStatus
 from ..states import Status
+from .hold import held, is_held
 from .moves import rows
+
+# How the phase begins of what waits for a hold to end.
+_HELD = "held by "
 
 
 def unclaimed() -> QuerySet[AsyncMigrationStatus]:
@@ -24,10 +28,15 @@ def unclaimed() -> QuerySet[AsyncMigrationStatus]:
     return in_line().filter(never_sent | Q(dispatched_at__lt=late) | Q(dispatched_at__lt=F("run_at")))
 
 
+def waiting(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
+    """Return the migrations whose time has come, held or not, by priority and then first come first."""
+    due_now = rows().filter(due(), status=Status.STARTED).order_by("-priority", "requested_at", "pk")
+    return due_now if database is None else due_now.filter(database=database)
+
+
 def in_line(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
-    """Return the migrations that a worker might claim now, by priority and then first come first."""
-    waiting = rows().filter(due(), status=Status.STARTED).order_by("-priority", "requested_at", "pk")
-    return waiting if database is None else waiting.filter(database=database)
+    """Return the migrations that a worker might claim now, in their order."""
+    return waiting(database).filter(~is_held())
 
 
 def next_in_line(database: str) -> int | None:
@@ -45,6 +54,17 @@ def note_waiting() -> None:
             in_line(database).exclude(phase=turn).order_by().update(phase=turn, updated_at=Now())
 
 
+def note_held() -> None:
+    """Let what is held say so, by whom and why, and say so no more when it is not; its message is due from then on."""
+    over = rows().filter(~is_held(), status=Status.STARTED, phase__startswith=_HELD)
+    over.update(phase="", updated_at=Now())
+    of_held = waiting().filter(is_held()).order_by("database").distinct()
+    for database in of_held.values_list("database", flat=True):
+        if (hold := held(database)) is not None:
+            says = {"phase": str(hold)[:255], "dispatched_at": _long_ago()}
+            waiting(database).exclude(phase=says["phase"]).order_by().update(**says, updated_at=Now())
+
+
 def mark_dispatched(row: AsyncMigrationStatus) -> bool:
     """Note that the message is about to be sent; False when somebody else sent it since `row` was read."""
     unsent = rows().filter(pk=row.pk, status=Status.STARTED, dispatched_at=row.dispatched_at)
@@ -53,7 +73,11 @@ def mark_dispatched(row: AsyncMigrationStatus) -> bool:
 
 def mark_unsent(row: AsyncMigrationStatus) -> None:
     """Note that the message could not be sent after all, so that the next round of the reconciler tries again."""
-    rows().filter(pk=row.pk, status=Status.STARTED).update(dispatched_at=Now() - timedelta(days=1))
+    rows().filter(pk=row.pk, status=Status.STARTED).update(dispatched_at=_long_ago())
+
+
+def _long_ago() -> Any:
+    return Now() - timedelta(days=1)
 
 
 def due() -> Q:

@@ -42,12 +42,9 @@ def run(
     limits.check_terms(terms)
     detail = {**terms, **({"run_at": run_at.isoformat()} if run_at else {})}
     for row in until_settled(pk):
-        retry = row.status == Status.FINISHED and row.quarantined > 0
-        underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED}
-        if underway and row.direction == Direction.FORWARDS and not retry:
+        transition = _transition_of_run(row)
+        if transition is None:
             return Answer(row, changed=False)
-        transition = states.RETRY if retry else states.RUN
-        _require(transition, row)
         changes = {**fresh(origin, Direction.FORWARDS, run_at), **terms}
         if move(transition, row, Status.STARTED, origin, detail=detail, **changes):
             return Answer(row, changed=True)
@@ -83,9 +80,8 @@ def cancel(pk: int, origin: Origin) -> Answer:
     Asking again changes nothing. Raises TransitionRefused for what has ended well.
     """
     for row in until_settled(pk):
-        if row.status == Status.CANCELLED or row.stop_requested == StopRequest.CANCEL:
+        if not _is_to_cancel(row):
             return Answer(row, changed=False)
-        _require(states.CANCEL, row)
         moved = _ask_to_stop(row, StopRequest.CANCEL, origin) if _begun(row) else _cancel_now(row, origin)
         if moved:
             return Answer(get(pk), changed=True)
@@ -128,6 +124,30 @@ def resume(pk: int, origin: Origin) -> Answer:
         if moved:
             return Answer(get(pk), changed=True)
     raise contended(row)
+
+
+def foresee(verb: str, row: AsyncMigrationStatus) -> bool:
+    """Say whether "run" or "cancel" would change anything about a migration as it is. Raises TransitionRefused."""
+    return _transition_of_run(row) is not None if verb == states.RUN.name else _is_to_cancel(row)
+
+
+def _transition_of_run(row: AsyncMigrationStatus) -> Transition | None:
+    """Return what asking to run it comes to, None when nothing is to be done. Raises TransitionRefused."""
+    retry = row.status == Status.FINISHED and row.quarantined > 0
+    underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED}
+    if underway and row.direction == Direction.FORWARDS and not retry:
+        return None
+    transition = states.RETRY if retry else states.RUN
+    _require(transition, row)
+    return transition
+
+
+def _is_to_cancel(row: AsyncMigrationStatus) -> bool:
+    """Whether there is anything to cancel that nobody has cancelled yet. Raises TransitionRefused."""
+    if row.status == Status.CANCELLED or row.stop_requested == StopRequest.CANCEL:
+        return False
+    _require(states.CANCEL, row)
+    return True
 
 
 def _begun(row: AsyncMigrationStatus) -> bool:

@@ -13,11 +13,11 @@ from async_migrations import limits
 from async_migrations.states import Status
 
 EPILOG = """exit codes:
-  0    done; with wait or --wait: all of them ended as wanted
+  0    done; with wait or --wait: all of them ended as wanted; gate: all are FINISHED
   1    one failed or was cancelled
   2    wrong usage, no such migration, or not allowed in its status
   3    the database cannot be reached
-  75   still going on when the time was up
+  75   still going on when the time was up; gate: in line, in progress, or waiting for somebody
   130  interrupted; the migrations go on
 """
 
@@ -34,6 +34,8 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_request(verbs, "rollback", "carry out the backward SQL")
     _add_wait(verbs)
     _add_tune(verbs)
+    _add_gate(verbs)
+    _add_hold(verbs)
     _add_janitor(verbs)
 
 
@@ -87,6 +89,21 @@ def _add_tune(verbs: Any) -> None:
         metavar="NAME=VALUE",
         help=f"VALUE as JSON, null takes back what was set; may be repeated: {', '.join(limits.NAMES)}",
     )
+
+
+def _add_gate(verbs: Any) -> None:
+    parser = _add(verbs, "gate", "say whether migrations are FINISHED, by the exit code, and if not, why")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="whole name of a migration")
+    parser.add_argument("--prefix", action="append", default=[], help="all that begin so; may be repeated")
+    parser.add_argument("--app", action="append", default=[], metavar="LABEL", help="all of an app; may be repeated")
+    parser.add_argument("--wait", type=_seconds, default=0.0, metavar="SECONDS", help="wait for at most so long")
+
+
+def _add_hold(verbs: Any) -> None:
+    parser = _add(verbs, "hold", "keep every migration from going on; without --reason, show what is held")
+    parser.add_argument("--reason", metavar="TEXT", help="for those who wonder why nothing moves")
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="it ends by itself then, ISO 8601 with an offset")
+    _add(verbs, "lift", "end the hold on all databases, or on the one that --database names")
 
 
 def _add_janitor(verbs: Any) -> None:

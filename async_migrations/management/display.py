@@ -17,7 +17,7 @@ from rich.text import Text
 
 from async_migrations.asking import blockers, progress, throttling
 from async_migrations.execution.janitor import Leftover
-from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
+from async_migrations.models import AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
 from async_migrations.states import Status
 
 STYLES = {
@@ -53,6 +53,13 @@ _EVENT_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationEvent], str]], ...] = (
 )
 
 
+_HOLD_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationHold], str]], ...] = (
+    ("DATABASE", lambda hold: hold.database or "all"),
+    ("BY", lambda hold: hold.by),
+    ("SINCE", lambda hold: moment(hold.created_at)),
+    ("UNTIL", lambda hold: moment(hold.expires_at)),
+    ("REASON", lambda hold: hold.reason),
+)
 _LEFTOVER_COLUMNS: tuple[tuple[str, Callable[[Leftover], str]], ...] = (
     ("DATABASE", lambda found: found.database),
     ("SIZE", lambda found: size(found.size_bytes)),
@@ -106,6 +113,18 @@ def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
     """Return one event with the field names of the HTTP contract."""
     fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
     return {**{field: getattr(event, field) for field in fields}, "created_at": _time(event.created_at)}
+
+
+def hold_as_dict(hold: AsyncMigrationHold) -> dict[str, Any]:
+    """Return a hold with the field names of the HTTP contract."""
+    times = ("created_at", "expires_at", "lifted_at")
+    return {
+        "id": hold.pk,
+        "database": hold.database or None,
+        **{field: getattr(hold, field) for field in ("reason", "by", "request_id")},
+        **{field: _time(getattr(hold, field)) for field in times},
+        "lifted_by": hold.lifted_by,
+    }
 
 
 def _time(value: datetime | None) -> str | None:
@@ -198,6 +217,17 @@ class Display:
             self._table([name for name, _ in _LEFTOVER_COLUMNS], lines)
         else:
             self.line("No leftovers.")
+
+    def holds(self, holds: Sequence[AsyncMigrationHold]) -> None:
+        """Write what keeps migrations from going on."""
+        if self.as_json:
+            self.json([hold_as_dict(hold) for hold in holds])
+        elif holds:
+            self._table(
+                [name for name, _ in _HOLD_COLUMNS], [[read(hold) for _, read in _HOLD_COLUMNS] for hold in holds]
+            )
+        else:
+            self.line("Nothing is held.")
 
     def sql(self, heading: str, text: str) -> None:
         """Write SQL below a heading."""

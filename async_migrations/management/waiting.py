@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from django.db import InterfaceError, OperationalError, connections
 from rich.console import Console
@@ -18,10 +18,13 @@ from rich.table import Column
 from async_migrations import lifecycle
 from async_migrations.asking import asked_to, blockers, duration, progress, throttling
 from async_migrations.conf import conf
+from async_migrations.lifecycle import Verdict, Wanted, gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Direction, Status
 
 from .display import Display, printable
+
+T = TypeVar("T")
 
 POLL_SECONDS = 0.5
 #: A database server that is restarted is back by then; one that is away for longer is reported.
@@ -39,6 +42,14 @@ class Exit(IntEnum):
     UNREACHABLE = 3
     STILL_GOING = 75
     INTERRUPTED = 130
+
+
+GATE_EXITS = {
+    gate.PASS: Exit.DONE,
+    gate.FAILED: Exit.FAILED,
+    gate.PENDING: Exit.STILL_GOING,
+    gate.BLOCKED: Exit.STILL_GOING,
+}
 
 
 @dataclass
@@ -176,11 +187,46 @@ def _refresh(watches: Iterable[Watch], deadline: float) -> None:
         watch.row = found[pk]
 
 
+def wait_at_gate(wanted: Wanted, timeout: float, tell: Callable[[str], None]) -> Verdict:
+    """Look at a gate until it is open, or one of its migrations has failed, or `timeout` seconds are over.
+
+    tell: gets a line whenever something has changed. Raises OperationalError when the database is away for too long.
+    """
+    deadline = time.monotonic() + timeout
+    told: list[str] = []
+    while True:
+        verdict = _patiently(lambda: lifecycle.judge(wanted), deadline)
+        lines = gate_lines(verdict)
+        for line in lines:
+            if line not in told:
+                tell(line)
+        told, left = lines, deadline - time.monotonic()
+        if left <= 0 or verdict.state in (gate.PASS, gate.FAILED):
+            return verdict
+        time.sleep(min(POLL_SECONDS, left))
+
+
+def gate_lines(verdict: Verdict) -> list[str]:
+    """Say what a gate says, in a line, and a line for each reason."""
+    head = f"{verdict.state}: {verdict.checked} migrations looked at"
+    more = [f"and {verdict.more} more"] if verdict.more else []
+    return [head, *(f"{reason.state}: {_subject(reason)}: {reason.detail}" for reason in verdict.reasons), *more]
+
+
+def _subject(reason: gate.Reason) -> str:
+    return reason.name if reason.id is None else f"{reason.id} {reason.name} on {reason.database}, {reason.status}"
+
+
 def _read(pks: list[int], deadline: float) -> list[AsyncMigrationStatus]:
+    return _patiently(lambda: list(lifecycle.rows().filter(pk__in=pks)), deadline)
+
+
+def _patiently(read: Callable[[], T], deadline: float) -> T:
+    """Return what is read, also from a database that is restarted meanwhile."""
     give_up = min(deadline, time.monotonic() + PATIENCE_SECONDS)
     while True:
         try:
-            return list(lifecycle.rows().filter(pk__in=pks))
+            return read()
         except (OperationalError, InterfaceError):
             connections[conf.control_database].close()
             if time.monotonic() >= give_up:

@@ -38,7 +38,7 @@ MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hu
 OF_THE_TAG = ("status", "direction", "attempt", "stop_requested", "updated_at")
 
 # Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
-_SOON, _LATER = 2, 30
+SOON, LATER = 2, 30
 
 
 class Door(APIView):
@@ -91,6 +91,10 @@ class Door(APIView):
             self.reservation.keep(answer)
         return answer
 
+    def permission_for(self, method: str) -> str:
+        """Return the permission that a request with this method needs."""
+        return self.permission
+
     def get_exception_handler(self) -> Callable[..., Any]:
         return exception_handler
 
@@ -133,7 +137,7 @@ def headers_of(row: AsyncMigrationStatus) -> dict[str, str]:
     headers = {"ETag": entity_tag(row)}
     if not row.terminal:
         idle = row.status in {Status.SCHEDULED, Status.PAUSED}
-        headers["Retry-After"] = str(_LATER if idle else _SOON)
+        headers["Retry-After"] = str(LATER if idle else SOON)
     return headers
 
 

@@ -144,3 +144,56 @@ LEFTOVERS: list[dict[str, Any]] = [
         "error": None,
     }
 ]
+GATE_OPEN: dict[str, Any] = {"state": "pass", "checked": 2, "reasons": [], "more": 0}
+GATE_PENDING: dict[str, Any] = {
+    "state": "pending",
+    "checked": 2,
+    "reasons": [
+        {
+            "id": 12,
+            "name": "tasks.migrations.0055_task_proj_octlen_idx_async",
+            "database": "default",
+            "status": "IN PROGRESS",
+            "state": "pending",
+            "detail": "It is in progress, 26.8 %: building index: scanning table.",
+        }
+    ],
+    "more": 0,
+}
+HOLD_REQUEST: dict[str, Any] = {"reason": "Black Friday", "expires_at": "2026-11-28T06:00:00Z"}
+_HOLD: dict[str, Any] = {
+    "id": 3,
+    "database": None,
+    **HOLD_REQUEST,
+    "by": "alice",
+    "request_id": "4f9d2c1e-6f1c-4a63-9a40-0f1f3f6a2b77",
+    "created_at": "2026-11-22T10:30:54.250911Z",
+    "lifted_at": None,
+    "lifted_by": "",
+}
+HELD: dict[str, Any] = {"held": True, "holds": [_HOLD], "history": [_HOLD]}
+BULK: dict[str, Any] = {
+    "dry_run": False,
+    "counts": {"accepted": 1, "unchanged": 0, "refused": 1, "not_found": 0},
+    "items": [
+        {
+            "id": 12,
+            "name": "tasks.migrations.0055_task_proj_octlen_idx_async",
+            "database": "default",
+            "outcome": "accepted",
+            "status": "STARTED",
+            "code": None,
+            "detail": None,
+        },
+        {
+            "id": 13,
+            "name": "tasks.migrations.0056_task_octlen_async",
+            "database": "default",
+            "outcome": "refused",
+            "status": "IN PROGRESS",
+            "code": "invalid_transition",
+            "detail": "run is not possible while tasks.migrations.0056_task_octlen_async is IN PROGRESS (backwards); "
+            "allowed now: pause, cancel.",
+        },
+    ],
+}

@@ -16,6 +16,7 @@ RUN = "async_migrations.run_asyncmigrationstatus"
 CANCEL = "async_migrations.cancel_asyncmigrationstatus"
 ROLLBACK = "async_migrations.rollback_asyncmigrationstatus"
 TUNE = "async_migrations.tune_asyncmigrationstatus"
+HOLD = "async_migrations.hold_asyncmigrationstatus"
 
 
 class PermissionMissing(PermissionDenied):
@@ -31,12 +32,13 @@ class PermissionMissing(PermissionDenied):
 
 
 class HasPermissionOfDoor(BasePermission):
-    """Let pass whoever has the view's `permission`; NotAuthenticated and PermissionMissing for the others."""
+    """Let pass whoever has what the view asks for; NotAuthenticated and PermissionMissing for the others."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
         user = request.user
         if user is None or not user.is_authenticated:
             raise NotAuthenticated("Send a token: Authorization: Bearer TOKEN. See manage.py create_api_token.")
-        if not user.has_perm(view.permission):
-            raise PermissionMissing(user.get_username(), view.permission)
+        wanted = view.permission_for(request.method)
+        if not user.has_perm(wanted):
+            raise PermissionMissing(user.get_username(), wanted)
         return True

@@ -53,6 +53,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unsupported_media_type": (415, "The body is not JSON"),
     "idempotency_key_reused": (422, "The key was used for another request"),
     "rate_limited": (429, "Too many requests"),
+    "too_many_items": (422, "Too many migrations at once"),
     "internal_error": (500, "Something unforeseen went wrong"),
     "database_unavailable": (503, "The database does not answer"),
     "target_unavailable": (503, "The target does not answer"),
@@ -88,6 +89,20 @@ class PreconditionFailed(exceptions.APIException):
         "The migration is not what If-Match says any more: somebody or a worker changed it. Nothing was done. "
         "Read it again, decide again, and send its new ETag."
     )
+
+
+class TooManyItems(exceptions.APIException):
+    """More migrations are meant than one request may ask for."""
+
+    status_code = 422
+    default_code = "too_many_items"
+
+    def __init__(self, count: int, most: int) -> None:
+        super().__init__(
+            f"These are {count} migrations; at most {most} can be asked for at once. Nothing was done. "
+            "Narrow the filter, or send several requests."
+        )
+        self.members = {"count": count, "most": most}
 
 
 class LengthRequired(exceptions.APIException):

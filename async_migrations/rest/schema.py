@@ -45,6 +45,8 @@ OF_A_VERB = (
     "precondition_failed",
     "unsupported_media_type",
 )
+OF_A_BODY = ("malformed_json", "csrf_failed", "length_required", "unsupported_media_type")
+OF_BULK = (*OF_A_BODY, "too_many_items")
 OF_A_DROP = (
     "malformed_json",
     "csrf_failed",
@@ -171,6 +173,11 @@ def request_header(name: str, description: str, kind: Any = OpenApiTypes.STR) ->
     return OpenApiParameter(name, kind, OpenApiParameter.HEADER, description=description)
 
 
+def text(name: str, description: str) -> OpenApiParameter:
+    """Describe a query parameter that is a text, see `filters.refuse_unknown`."""
+    return OpenApiParameter(name, {"type": "string", "minLength": 1, "pattern": r"\S"}, description=description)
+
+
 def ordering(fields: Iterable[str]) -> OpenApiParameter:
     """Describe `ordering` as a parameter to be repeated, which is what generated clients do with every list."""
     return OpenApiParameter(
@@ -220,6 +227,7 @@ def _problem_answers(codes: tuple[str, ...]) -> dict[Any, OpenApiResponse]:
 _MEMBERS: dict[str, dict[str, Any]] = {
     "validation_error": {"errors": {"page_size": ["This is no whole number from 1 to 500."]}},
     "invalid_transition": {"status_now": "FINISHED", "allowed": ["rollback"]},
+    "too_many_items": {"count": 731, "most": 500},
     "permission_denied": {"missing_permission": "async_migrations.run_asyncmigrationstatus"},
 }
 

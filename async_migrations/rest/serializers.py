@@ -12,7 +12,8 @@ from rest_framework import serializers
 
 from .. import limits
 from ..execution import janitor
-from ..models import AsyncMigrationBadRow, AsyncMigrationEvent, AsyncMigrationStatus
+from ..lifecycle import gate
+from ..models import AsyncMigrationBadRow, AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest
 from .filters import parse_aware
 
@@ -266,6 +267,81 @@ class DropSerializer(serializers.Serializer[Any]):
     dropped = serializers.BooleanField(help_text="There is no such index any more; false: a worker has been asked.")
 
 
+class ReasonSerializer(serializers.Serializer[Any]):
+    """Why a gate is shut, for one migration or for a name that there is not."""
+
+    id = serializers.IntegerField(allow_null=True, help_text="null: there is no such migration.")
+    name = serializers.CharField(help_text="Of the migration; or what was asked for and is not there.")
+    database = serializers.CharField(allow_null=True, help_text="Django alias of the target; null: none was asked for.")
+    status = serializers.ChoiceField(choices=Status.choices, allow_null=True)
+    state = serializers.ChoiceField(choices=["pending", "blocked", "failed"], help_text="What it makes of the gate.")
+    detail = serializers.CharField(help_text="What keeps it from being FINISHED, and what to do.")
+
+
+class VerdictSerializer(serializers.Serializer[Any]):
+    """What a gate says."""
+
+    state = serializers.ChoiceField(
+        choices=gate.STATES,
+        help_text="`pass`: all are FINISHED. `failed`: one ended in ERROR, CANCELLED or ROLLED BACK. `blocked`: one "
+        "waits for a person (SCHEDULED, PAUSED, held), or is not there. `pending`: what is left is in line or "
+        "in progress.",
+    )
+    checked = serializers.IntegerField(help_text="How many migrations were looked at.")
+    reasons = ReasonSerializer(many=True, help_text=f"The worst first, up to {gate.MOST}; empty with `pass`.")
+    more = serializers.IntegerField(help_text="How many reasons were left out.")
+
+
+class HoldSerializer(serializers.Serializer[AsyncMigrationHold]):
+    """A switch that keeps migrations from going on."""
+
+    id = serializers.IntegerField()
+    database = serializers.SerializerMethodField(help_text="Django alias of the target; null: all of them.")
+    reason = serializers.CharField()
+    by = serializers.CharField(help_text="Who set it.")
+    request_id = serializers.CharField(help_text="X-Request-ID of the request that set it; empty if none did.")
+    created_at = TimeField()
+    expires_at = TimeField(allow_null=True, help_text="It ends by itself then; null: somebody has to lift it.")
+    lifted_at = TimeField(allow_null=True, help_text="When it ended; null: it is in force, or its time was up.")
+    lifted_by = serializers.CharField(help_text="Who lifted or replaced it; empty if nobody did.")
+
+    def get_database(self, hold: AsyncMigrationHold) -> str | None:
+        return hold.database or None
+
+
+class HoldsSerializer(serializers.Serializer[Any]):
+    """What is held now, and what was."""
+
+    held = serializers.BooleanField(help_text="Whether a hold is in force; with `database`: whether one applies there.")
+    holds = HoldSerializer(many=True, help_text="Those that are in force.")
+    history = HoldSerializer(many=True, help_text="The last 20, the newest first, those that are in force among them.")
+
+
+class BulkItemSerializer(serializers.Serializer[Any]):
+    """What became of one migration of a bulk request."""
+
+    id = serializers.IntegerField()
+    name = serializers.CharField(allow_null=True, help_text="null: there is no such migration.")
+    database = serializers.CharField(allow_null=True)
+    outcome = serializers.ChoiceField(
+        choices=["accepted", "unchanged", "refused", "not_found"],
+        help_text="`accepted`: done as asked, or would be (`dry_run`). `unchanged`: it was so before.",
+    )
+    status = serializers.ChoiceField(
+        choices=Status.choices, allow_null=True, help_text="As it is now; null: there is no such migration."
+    )
+    code = serializers.CharField(allow_null=True, help_text="Of the problem that the single verb would answer.")
+    detail = serializers.CharField(allow_null=True, help_text="Why it was refused, and what to do.")
+
+
+class BulkSerializer(serializers.Serializer[Any]):
+    """What became of each migration of a bulk request, in the order of the ids."""
+
+    dry_run = serializers.BooleanField(help_text="Nothing was done.")
+    counts = serializers.DictField(child=serializers.IntegerField(), help_text="Every outcome, also with 0.")
+    items = BulkItemSerializer(many=True)
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """An error, as RFC 9457 has it."""
 
@@ -285,6 +361,8 @@ class ProblemSerializer(serializers.Serializer[Any]):
         child=serializers.CharField(), required=False, help_text="With invalid_transition: verbs that work now."
     )
     missing_permission = serializers.CharField(required=False, help_text="With permission_denied: what is missing.")
+    count = serializers.IntegerField(required=False, help_text="With too_many_items: how many migrations are meant.")
+    most = serializers.IntegerField(required=False, help_text="With too_many_items: how many may be.")
     request_id = serializers.CharField(help_text="The same as X-Request-ID; it is in the server's log.")
 
 
@@ -315,6 +393,55 @@ class RunBody(Strict):
 @extend_schema_serializer(component_name="EmptyRequest")
 class EmptyBody(Strict):
     """No fields; the body may be left out."""
+
+
+@extend_schema_serializer(component_name="HoldRequest")
+class HoldBody(Strict):
+    """Why nothing may go on, and until when."""
+
+    reason = serializers.CharField(max_length=1000, help_text="For those who wonder why nothing moves.")
+    expires_at = TimeField(
+        required=False, allow_null=True, default=None, help_text="It ends by itself then; null: when it is lifted."
+    )
+
+    def validate_expires_at(self, time: datetime | None) -> datetime | None:
+        if time is not None and time <= timezone.now():
+            raise serializers.ValidationError("This time is over: the hold would never be in force.")
+        return time
+
+
+@extend_schema_serializer(component_name="BulkFilter")
+class BulkFilter(Strict):
+    """Which migrations, as the list has these filters; at least one."""
+
+    status = serializers.ListField(
+        child=serializers.ChoiceField(choices=Status.choices), required=False, allow_empty=False, help_text="One of."
+    )
+    name = serializers.CharField(required=False, help_text="Exactly this name.")
+    search = serializers.CharField(required=False, help_text="Part of the name, in any case.")
+    database = serializers.CharField(required=False, help_text="Django alias of the target.")
+    kind = serializers.ChoiceField(choices=Kind.choices, required=False)
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if not attrs:
+            raise serializers.ValidationError("An empty filter would mean every migration there is. Say which.")
+        return attrs
+
+
+@extend_schema_serializer(component_name="BulkRequest")
+class BulkBody(Strict):
+    """Which migrations are meant: either `ids` or `filter`."""
+
+    ids = serializers.ListField(
+        child=serializers.IntegerField(min_value=1, max_value=2**63 - 1), required=False, allow_empty=False
+    )
+    filter = BulkFilter(required=False)
+    dry_run = serializers.BooleanField(required=False, default=False, help_text="Only say what would become of each.")
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        if ("ids" in attrs) == ("filter" in attrs):
+            raise serializers.ValidationError("Say which migrations are meant: either ids or filter.")
+        return attrs
 
 
 @extend_schema_serializer(component_name="DropRequest")

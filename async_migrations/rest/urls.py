@@ -2,12 +2,16 @@
 
 from django.urls import path
 
-from . import backfills, janitor, views
+from . import backfills, bulk, gates, janitor, views
 from .door import no_door
 
 urlpatterns = [
     path("async-migrations", views.ListDoor.as_view()),
     path("async-migrations/summary", views.SummaryDoor.as_view()),
+    path("async-migrations/gate", gates.GateDoor.as_view()),
+    path("async-migrations/hold", gates.HoldDoor.as_view()),
+    path("async-migrations/run", bulk.BulkRunDoor.as_view()),
+    path("async-migrations/cancel", bulk.BulkCancelDoor.as_view()),
     path("async-migrations/janitor", janitor.JanitorDoor.as_view()),
     path("async-migrations/janitor/drop", janitor.JanitorDropDoor.as_view()),
     path("async-migrations/<int:id>", views.DetailDoor.as_view()),

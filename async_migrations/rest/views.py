@@ -151,7 +151,7 @@ def _summary() -> dict[str, Any]:
 def _oldest_in_line() -> float | None:
     # By the database's clock, which wrote the times. Who asked for a later start waits from then on.
     waited = ExpressionWrapper(Now() - Min(Coalesce("run_at", "requested_at")), DurationField())
-    oldest = lifecycle.in_line().order_by().aggregate(waited=waited)["waited"]
+    oldest = lifecycle.waiting().order_by().aggregate(waited=waited)["waited"]
     return None if oldest is None else max(0.0, round(oldest.total_seconds(), 3))
 
 

@@ -17,8 +17,8 @@ from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationStatus
 
 HEADER = """
-from django.db import migrations
-from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
+from django.db import migrations, models
+from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration, require_finished
 
 class Migration(migrations.Migration):
     dependencies = {dependencies!r}

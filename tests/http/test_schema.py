@@ -14,6 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = {
     "async_migrations_list": ("get", "/api/async-migrations"),
     "async_migrations_summary": ("get", "/api/async-migrations/summary"),
+    "async_migrations_gate": ("get", "/api/async-migrations/gate"),
+    "async_migrations_hold_retrieve": ("get", "/api/async-migrations/hold"),
+    "async_migrations_hold": ("put", "/api/async-migrations/hold"),
+    "async_migrations_hold_lift": ("delete", "/api/async-migrations/hold"),
+    "async_migrations_bulk_run": ("post", "/api/async-migrations/run"),
+    "async_migrations_bulk_cancel": ("post", "/api/async-migrations/cancel"),
     "async_migrations_janitor_list": ("get", "/api/async-migrations/janitor"),
     "async_migrations_janitor_drop": ("post", "/api/async-migrations/janitor/drop"),
     "async_migrations_retrieve": ("get", "/api/async-migrations/{id}"),
@@ -103,7 +109,8 @@ def test_verbs_name_what_they_answer_in_headers(document):
 
 
 def test_unknown_fields_are_said_to_be_refused(document):
-    for name in ("RunRequest", "EmptyRequest", "DropRequest", "PatchedTuningRequest"):
+    bodies = "RunRequest", "EmptyRequest", "DropRequest", "HoldRequest", "BulkRequest", "BulkFilter"
+    for name in (*bodies, "PatchedTuningRequest"):
         assert document["components"]["schemas"][name]["additionalProperties"] is False
 
 

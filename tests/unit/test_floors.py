@@ -30,6 +30,8 @@ FLOORS = {
     "asking": 5,
     "handing_over": 5,
     "migration_helpers": 5,
+    "requiring": 5,
+    "later_files": 5,
     "rest": 5,
     "rest.*": 5,
     "admin": 5,

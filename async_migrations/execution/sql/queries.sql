@@ -18,6 +18,9 @@ SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))
 -- advisory_unlock --
 SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))
 
+-- has_written --
+SELECT txid_current_if_assigned() IS NOT NULL
+
 -- advisory_lock_holder --
 -- Who holds the lock of a migration: the orphan of a worker that died, or a `migrate` that is not through yet.
 SELECT a.pid, a.application_name, a.state, a.backend_start,

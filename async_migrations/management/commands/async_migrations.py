@@ -10,22 +10,25 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.utils import timezone
 
 from async_migrations import lifecycle
-from async_migrations.asking import ask, tell, tell_tuned
+from async_migrations.asking import ask, lift, tell, tell_tuned
 from async_migrations.conf import conf
 from async_migrations.errors import ExecutionError, NotALeftover, TransitionRefused
 from async_migrations.execution import janitor
 from async_migrations.execution.janitor import Leftover
-from async_migrations.lifecycle import Answer, Origin
+from async_migrations.lifecycle import Answer, Origin, Wanted
 from async_migrations.limits import OutOfLimits
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
-from async_migrations.management.waiting import Bars, Exit, Lines, Watch, describe, wait
+from async_migrations.management.waiting import GATE_EXITS, Bars, Exit, Lines, Watch, describe, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 
@@ -39,7 +42,7 @@ Options = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List, show, run, pause, cancel, roll back and tune async migrations, wait for them, and clean up."
+    help = "List, show, run, pause, cancel, roll back, tune and hold async migrations, wait for them, and clean up."
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
 
@@ -61,6 +64,9 @@ class Command(BaseCommand):
             "show": self._show,
             "wait": self._wait,
             "tune": self._tune,
+            "gate": self._gate,
+            "hold": self._hold,
+            "lift": self._lift,
             "janitor": self._janitor,
         }
         try:
@@ -154,6 +160,43 @@ class Command(BaseCommand):
             self.display.json([as_dict(watch.row) for watch in watches])
         return code
 
+    def _gate(self, options: Options) -> Exit:
+        wanted = Wanted(options["names"], options["prefix"], options["app"], options["database"])
+        if not (wanted.names or wanted.prefixes or wanted.apps):
+            raise CommandError("Say which migrations: NAME, --prefix or --app.", returncode=Exit.REFUSED)
+        try:
+            verdict = wait_at_gate(wanted, options["wait"], self.display.line)
+        except KeyboardInterrupt:
+            self.stderr.write("Interrupted; nothing was stopped, the migrations go on.")
+            return Exit.INTERRUPTED
+        if self.display.as_json:
+            self.display.json(asdict(verdict))
+        return GATE_EXITS[verdict.state]
+
+    def _hold(self, options: Options) -> Exit:
+        """Set a hold; without a reason show those that are in force."""
+        if options["reason"] is None:
+            if options["until"]:
+                raise CommandError("Say --reason too: others wonder why nothing moves.", returncode=Exit.REFUSED)
+            found = list(lifecycle.holds_in_force(options["database"]))
+            self.display.holds(found)
+            return Exit.DONE
+        reason, until, alias = options["reason"].strip(), options["until"], options["database"]
+        if problem := _wrong_with_hold(reason, until, alias):
+            raise CommandError(problem, returncode=Exit.REFUSED)
+        self.display.holds([lifecycle.set_hold(alias or "", reason, Origin(by=_who()), expires_at=until)])
+        return Exit.DONE
+
+    def _lift(self, options: Options) -> Exit:
+        alias = options["database"]
+        lifted = lift(alias or "", Origin(by=_who()))
+        where = f"on {alias}" if alias else "on all databases"
+        self.display.line(f"Lifted: {lifted} ({where})." if lifted else f"Nothing to do: there is no hold {where}.")
+        left = list(lifecycle.holds_in_force(alias))
+        if left or self.display.as_json:
+            self.display.holds(left)
+        return Exit.DONE
+
     def _janitor(self, options: Options) -> Exit:
         """List what builds have left behind; with --drop, drop all of it but what is somebody's by now."""
         aliases = [options["database"]] if options["database"] else janitor.databases()
@@ -214,6 +257,16 @@ class Command(BaseCommand):
             return input("\nCarry out this backward SQL? [y/N] ").strip().lower() in {"y", "yes"}
         except EOFError:
             return False
+
+
+def _wrong_with_hold(reason: str, until: datetime | None, alias: str | None) -> str:
+    """Say why a hold cannot be set; empty when it can."""
+    if not 0 < len(reason) <= 1000:
+        return "Give a --reason of 1 to 1000 characters."
+    if until is not None and until <= timezone.now():
+        return f"--until {until.isoformat()} is over: the hold would never be in force."
+    known = lifecycle.databases()
+    return f"There is no database {alias!r}. There are: {', '.join(known)}." if alias and alias not in known else ""
 
 
 def find(words: Sequence[str], database: str | None) -> list[AsyncMigrationStatus]:

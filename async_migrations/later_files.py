@@ -1,0 +1,121 @@
+"""What migration files that are yet to be applied take away from under async migrations that are not FINISHED.
+
+It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
+operations that drop or rename tables, columns, indexes and constraints, and DROP in RunSQL; what no row says yet, and
+what a RunPython does, are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from django.db import connections
+from django.db.migrations import Migration, operations
+from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.operations.base import Operation
+from django.db.migrations.state import ModelState, ProjectState
+
+from . import lifecycle
+from .models import AsyncMigrationStatus
+from .requiring import RequireFinished
+from .states import Status
+
+_DROP = re.compile(
+    r"\bDROP\s+(TABLE|INDEX|COLUMN|CONSTRAINT)\s+(?:CONCURRENTLY\s+)?(?:IF\s+EXISTS\s+)?"
+    r'(?:"?\w+"?\.)?"?(\w+)"?',
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Clash:
+    """A file that takes something away from a migration. what: of the file, in words."""
+
+    file: str
+    what: str
+    row: AsyncMigrationStatus
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Something that an operation takes away: in words, and the names by which SQL would mean it, all of them."""
+
+    what: str
+    names: tuple[str, ...]
+
+
+def clashes(alias: str) -> Iterator[Clash]:
+    """Yield what the files that `migrate` has yet to apply to a database would take away from what is not FINISHED."""
+    given_up = (Status.FINISHED, Status.ROLLED_BACK, Status.CANCELLED)
+    rows = list(lifecycle.rows().filter(database=alias).exclude(status__in=given_up).order_by("pk"))
+    if not rows:
+        return
+    for file, operation, state in _ahead(alias):
+        if isinstance(operation, RequireFinished):
+            rows = [row for row in rows if row.name not in operation.names]
+        for loss in _losses(file.app_label, operation, state):
+            yield from (Clash(str(file), loss.what, row) for row in rows if _works_on(row, loss))
+
+
+def _ahead(alias: str) -> Iterator[tuple[Migration, Operation, ProjectState]]:
+    """Yield each operation of the files that are not applied, in order, with the models as they are before its file."""
+    executor = MigrationExecutor(connections[alias])
+    loader = executor.loader
+    state = ProjectState(real_apps=loader.unmigrated_apps)
+    for file, _ in executor.migration_plan(loader.graph.leaf_nodes(), clean_start=True):
+        if (file.app_label, file.name) not in loader.applied_migrations:
+            yield from ((file, operation, state) for operation in _flat(file.operations))
+        state = file.mutate_state(state, preserve=False)
+
+
+def _flat(found: Sequence[Operation]) -> Iterator[Operation]:
+    for operation in found:
+        if isinstance(operation, operations.SeparateDatabaseAndState):
+            yield from _flat(operation.database_operations)
+        else:
+            yield operation
+
+
+def _losses(app: str, operation: Operation, state: ProjectState) -> Iterator[_Loss]:
+    match operation:
+        case operations.DeleteModel(name=model):
+            yield from _table(app, model, state, "drops")
+        case operations.RenameModel(old_name=model) | operations.AlterModelTable(name=model):
+            yield from _table(app, model, state, "renames")
+        case operations.RemoveField(model_name=model, name=field):
+            yield from _column(app, model, field, state, "drops")
+        case operations.RenameField(model_name=model, old_name=field):
+            yield from _column(app, model, field, state, "renames")
+        case operations.RemoveIndex(name=name):
+            yield _Loss(f"drops the index {name}", (name,))
+        case operations.RenameIndex(old_name=str(name)):
+            yield _Loss(f"renames the index {name}", (name,))
+        case operations.RemoveConstraint(name=name):
+            yield _Loss(f"drops the constraint {name}", (name,))
+        case operations.RunSQL(sql=sql):
+            for kind, name in _DROP.findall(str(sql)):
+                yield _Loss(f"drops the {kind.lower()} {name}", (name,))
+
+
+def _table(app: str, model: str, state: ProjectState, verb: str) -> Iterator[_Loss]:
+    if found := state.models.get((app, model.lower())):
+        yield _Loss(f"{verb} the table {_table_of(found)}", (_table_of(found),))
+
+
+def _column(app: str, model: str, field: str, state: ProjectState, verb: str) -> Iterator[_Loss]:
+    found = state.models.get((app, model.lower()))
+    if found is None or field not in found.fields or found.fields[field].many_to_many:
+        return
+    column = found.fields[field].db_column or (f"{field}_id" if found.fields[field].is_relation else field)
+    yield _Loss(f"{verb} the column {column} of the table {_table_of(found)}", (_table_of(found), column))
+
+
+def _table_of(model: ModelState) -> str:
+    return str(model.options.get("db_table") or f"{model.app_label}_{model.name_lower}").strip('"')
+
+
+def _works_on(row: AsyncMigrationStatus, loss: _Loss) -> bool:
+    text = f"{row.sql_forwards} {row.options.get('table', '')} {row.options.get('where', '')}"
+    return all(re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", text, re.IGNORECASE) for name in loss.names)

@@ -1,0 +1,175 @@
+"""Whether what depends on migrations may go on: asked over HTTP, at the command line, and by `require_finished`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from django.apps import apps
+from django.db.migrations.loader import MigrationLoader
+from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
+from django.utils import timezone
+
+from ..models import AsyncMigrationHold, AsyncMigrationStatus
+from ..states import Direction, Status, StopRequest
+from .hold import holds_in_force
+from .moves import rows
+
+PASS, PENDING, BLOCKED, FAILED = "pass", "pending", "blocked", "failed"
+#: The states, from the best to the worst; a gate is as good as the worst that it asks for.
+STATES = (PASS, PENDING, BLOCKED, FAILED)
+
+#: How many names, prefixes and app labels may be asked for at once, and how many reasons are given at most.
+MOST = 100
+
+_STATE_OF = {
+    Status.FINISHED: PASS,
+    Status.STARTED: PENDING,
+    Status.IN_PROGRESS: PENDING,
+    Status.SCHEDULED: BLOCKED,
+    Status.PAUSED: BLOCKED,
+    Status.ERROR: FAILED,
+    Status.CANCELLED: FAILED,
+    Status.ROLLED_BACK: FAILED,
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The migrations that have to be FINISHED: all that have one of the names, begin so, or are of one of the apps.
+
+    database: only on this target; without it the rows of a name on several targets all count.
+    """
+
+    names: Sequence[str] = ()
+    prefixes: Sequence[str] = ()
+    apps: Sequence[str] = ()
+    database: str | None = None
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a gate is shut, for one migration. id, status: None where there is no such migration."""
+
+    id: int | None
+    name: str
+    database: str | None
+    status: str | None
+    state: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a gate says: one of STATES, how many migrations it has looked at, and why it is not open, worst first.
+
+    `more` reasons are left out.
+    """
+
+    state: str
+    checked: int
+    reasons: list[Reason]
+    more: int
+
+
+def judge(wanted: Wanted) -> Verdict:
+    """Say whether all that is wanted is FINISHED. What nobody has recorded yet keeps the gate shut."""
+    matched = _matched(wanted)
+    holds = list(holds_in_force())
+    counts = list(matched.order_by().values_list("status", "database").annotate(count=Count("pk")))
+    unknown = list(_unknown(wanted, matched))
+    states = {_state(status, database, holds) for status, database, _ in counts} | {reason.state for reason in unknown}
+    shut = sum(count for status, _, count in counts if status != Status.FINISHED)
+    found = [_reason(row, holds) for row in _worst_first(matched)[:MOST]] if shut else []
+    reasons = sorted([*unknown, *found], key=lambda reason: -STATES.index(reason.state))[:MOST]
+    return Verdict(
+        state=max(states, key=STATES.index, default=PASS),
+        checked=sum(count for _, _, count in counts),
+        reasons=reasons,
+        more=max(0, shut + len(unknown) - len(reasons)),
+    )
+
+
+def prefix_of_app(label: str) -> str:
+    """Return how the migrations of an app begin; an app that is not installed here has them where Django looks."""
+    module = MigrationLoader.migrations_module(label)[0] if label in apps.app_configs else None
+    return f"{module or f'{label}.migrations'}."
+
+
+def _matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
+    any_of = Q(name__in=wanted.names)
+    for prefix in (*wanted.prefixes, *map(prefix_of_app, wanted.apps)):
+        any_of |= Q(name__startswith=prefix)
+    here = rows() if wanted.database is None else rows().filter(database=wanted.database)
+    return here.filter(any_of)
+
+
+def _worst_first(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationStatus]:
+    by_state = {state: [status for status, its in _STATE_OF.items() if its == state] for state in STATES}
+    rank = Case(
+        *(When(status__in=by_state[state], then=Value(-place)) for place, state in enumerate(STATES)),
+        output_field=IntegerField(),
+    )
+    shut = matched.exclude(status=Status.FINISHED)
+    return shut.defer("sql_forwards", "sql_backwards", "options").order_by(rank, "name", "database")
+
+
+def _unknown(wanted: Wanted, matched: QuerySet[AsyncMigrationStatus]) -> Iterator[Reason]:
+    """Yield a reason for everything that is asked for and that no migration is."""
+    where = f" on database {wanted.database}" if wanted.database else ""
+    known = set(matched.filter(name__in=wanted.names).order_by().values_list("name", flat=True))
+    for name in dict.fromkeys(wanted.names):
+        if name not in known:
+            yield _missing(name, f"no migration of this name{where}", wanted)
+    for prefix in wanted.prefixes:
+        if not matched.filter(name__startswith=prefix).exists():
+            yield _missing(prefix, f"no migration that begins like this{where}", wanted)
+    for label in wanted.apps:
+        if not matched.filter(name__startswith=prefix_of_app(label)).exists():
+            what = f"no migration of this app{where}, none that begins with {prefix_of_app(label)!r}"
+            yield _missing(label, what, wanted)
+
+
+def _missing(name: str, what: str, wanted: Wanted) -> Reason:
+    detail = f"There is {what}. Look at the spelling, or let `migrate` record it first."
+    return Reason(None, name, wanted.database, None, BLOCKED, detail)
+
+
+def _state(status: str, database: str, holds: Sequence[AsyncMigrationHold]) -> str:
+    held = status == Status.STARTED and _holding(database, holds)
+    return BLOCKED if held else _STATE_OF[Status(status)]
+
+
+def _holding(database: str, holds: Sequence[AsyncMigrationHold]) -> AsyncMigrationHold | None:
+    return next((hold for hold in holds if hold.database in ("", database)), None)
+
+
+def _reason(row: AsyncMigrationStatus, holds: Sequence[AsyncMigrationHold]) -> Reason:
+    hold = _holding(row.database, holds) if row.status == Status.STARTED else None
+    detail = f"It is {hold}. It goes on when that ends, or somebody lifts it." if hold else _detail(row)
+    return Reason(row.pk, row.name, row.database, row.status, _state(row.status, row.database, holds), detail)
+
+
+def _detail(row: AsyncMigrationStatus) -> str:
+    """Say what keeps a migration from being FINISHED, and what to do."""
+    backwards = row.direction == Direction.BACKWARDS
+    if row.status == Status.SCHEDULED:
+        return "Nobody has asked for it yet: `run` does."
+    if row.status == Status.PAUSED:
+        return "Somebody has paused it: `resume` goes on."
+    if row.status == Status.ERROR:
+        return f"It ended in ERROR: {row.meta.get('error', {}).get('message', '')} Correct that, then `run`."
+    if row.status == Status.CANCELLED:
+        return "Somebody has cancelled it: `run` begins again."
+    if row.status == Status.ROLLED_BACK:
+        return "It was rolled back: `run` carries it out again."
+    if row.stop_requested:
+        return f"Somebody has asked to {StopRequest(row.stop_requested).value} it."
+    if backwards:
+        return "It is being rolled back: when that is through, `run` carries it out again."
+    if row.status == Status.STARTED:
+        later = row.run_at is not None and row.run_at > timezone.now()
+        when = f", not before {row.run_at.isoformat(timespec='seconds')}" if row.run_at and later else ""
+        return f"It is in line for a worker{when}."
+    percent = "" if row.percent is None else f", {row.percent:.1f} %"
+    return f"It is in progress{percent}: {row.phase or 'attempt ' + str(row.attempt)}."

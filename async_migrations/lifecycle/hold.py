@@ -1,0 +1,108 @@
+"""The switch that keeps migrations from going on: on all databases or one, with who set it, why, and until when.
+
+While it is in force nothing is claimed, and what is in progress is given back where it can go on later. It is in force
+or not by the clock of the control database, whoever looks.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from django.db import IntegrityError, connections, transaction
+from django.db.models import Exists, F, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+
+from ..conf import conf
+from ..models import AsyncMigrationHold
+from .moves import Origin, rows
+
+logger = logging.getLogger("async_migrations")
+
+# Somebody else may set one at the same moment; the last of them counts.
+_TRIES = 10
+
+
+def holds() -> QuerySet[AsyncMigrationHold]:
+    """Return all holds that there ever were, the newest first."""
+    return AsyncMigrationHold.objects.using(conf.control_database)
+
+
+def holds_in_force(database: str | None = None) -> QuerySet[AsyncMigrationHold]:
+    """Return the holds that are in force, those for all databases first; with `database` only what applies there."""
+    found = holds().filter(_in_force()).order_by("database", "pk")
+    return found if database is None else found.filter(database__in=("", database))
+
+
+def held(database: str) -> AsyncMigrationHold | None:
+    """Return what keeps the migrations of a database from going on now, None when nothing does."""
+    return holds_in_force(database).first()
+
+
+def is_held() -> Exists:
+    """Match the migrations whose database is held now."""
+    here = Q(database="") | Q(database=OuterRef("database"))
+    return Exists(holds().filter(_in_force(), here).order_by())
+
+
+def databases() -> list[str]:
+    """Return the targets that can be held: those that are configured here, and those that migrations name."""
+    return sorted({*connections, *rows().order_by("database").distinct().values_list("database", flat=True)})
+
+
+def set_hold(database: str, reason: str, origin: Origin, *, expires_at: datetime | None = None) -> AsyncMigrationHold:
+    """Keep every migration of a database from going on until somebody lifts it, and return the hold.
+
+    database: Django alias, empty for all. expires_at: aware; it ends by itself then. One that is in force there is
+    replaced; the same once more changes nothing.
+    """
+    for _ in range(_TRIES):
+        same = holds_in_force().filter(database=database, reason=reason, expires_at=expires_at).first()
+        if same is not None:
+            return same
+        try:
+            with transaction.atomic(using=conf.control_database):
+                _end(database, origin)
+                wanted = {"reason": reason, "by": origin.by, "request_id": origin.request_id, "expires_at": expires_at}
+                made = holds().create(database=database, **wanted)
+        except IntegrityError:
+            continue
+        _log("hold", made, origin)
+        return made
+    raise RuntimeError(f"The hold of {database or 'all databases'} was changed by others all the time.")
+
+
+def lift_hold(database: str, origin: Origin) -> AsyncMigrationHold | None:
+    """End the hold that was set for exactly this database, or for all (empty), and return it; None: there was none."""
+    current = holds_in_force().filter(database=database).first()
+    if current is None:
+        return None
+    lifted = holds().filter(pk=current.pk, lifted_at=None).update(lifted_at=Now(), lifted_by=origin.by)
+    if not lifted:  # Somebody else lifted or replaced it in the same moment.
+        return None
+    _log("lift", current, origin)
+    return current
+
+
+def _end(database: str, origin: Origin) -> None:
+    """Write the end of what was set for a database; nobody has lifted what was over by itself."""
+    unended = holds().filter(database=database, lifted_at=None)
+    unended.filter(expires_at__lte=Now()).update(lifted_at=F("expires_at"))
+    unended.update(lifted_at=Now(), lifted_by=origin.by)
+
+
+def _in_force() -> Q:
+    return Q(lifted_at=None) & (Q(expires_at=None) | Q(expires_at__gt=Now()))
+
+
+def _log(kind: str, which: AsyncMigrationHold, origin: Origin) -> None:
+    logger.info(
+        kind,
+        extra={
+            "database": which.database or "all",
+            "reason": which.reason,
+            "expires_at": which.expires_at,
+            "by": origin.by,
+            "request_id": origin.request_id,
+        },
+    )

@@ -1,0 +1,118 @@
+"""The doors that ask for the same of many migrations: each is its own transition, and has its own answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, ClassVar
+
+from django.http import QueryDict
+from drf_spectacular.utils import OpenApiExample
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from .. import lifecycle
+from ..asking import OUTCOMES, Item, ask_each
+from ..lifecycle import Origin
+from . import examples, permissions, schema
+from .door import Door
+from .filters import MigrationFilter
+from .problems import TooManyItems, problem_of
+from .request_id import current_request_id
+from .serializers import BulkBody, BulkSerializer
+
+MOST = 500
+
+
+class BulkDoor(Door):
+    http_method_names = ["post"]
+    verb: ClassVar[str]
+
+    def answer(self, request: Request) -> Response:
+        body = BulkBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        origin = Origin(request.user.get_username(), current_request_id())
+        dry_run = body.validated_data["dry_run"]
+        items = ask_each(self.verb, _chosen(body.validated_data), origin, dry_run=dry_run)
+        counts = Counter(item.outcome for item in items)
+        answer = {
+            "dry_run": dry_run,
+            "counts": {outcome: counts[outcome] for outcome in OUTCOMES},
+            "items": [_as_dict(item) for item in items],
+        }
+        return Response(BulkSerializer(answer).data)
+
+
+def _chosen(asked: dict[str, Any]) -> list[int]:
+    """Return the ids that are meant, each once. Raises TooManyItems."""
+    if "ids" in asked:
+        ids = list(dict.fromkeys(asked["ids"]))
+        count = len(ids)
+    else:
+        chosen = QueryDict(mutable=True)
+        for name, value in asked["filter"].items():
+            chosen.setlist(name, value if name == "status" else [value])
+        found = MigrationFilter(chosen, queryset=lifecycle.rows()).qs
+        count = found.count()
+        ids = list(found.order_by("id").values_list("id", flat=True)[: MOST + 1])
+    if max(count, len(ids)) > MOST:
+        raise TooManyItems(count, MOST)
+    return ids
+
+
+def _as_dict(item: Item) -> dict[str, Any]:
+    row = item.migration
+    problem = problem_of(item.error) if item.error else None
+    return {
+        "id": item.id,
+        "name": row and row.name,
+        "database": row and row.database,
+        "outcome": item.outcome,
+        "status": row and row.status,
+        "code": problem and problem.code,
+        "detail": problem and problem.detail,
+    }
+
+
+_BODIES = (
+    OpenApiExample("These", {"ids": [12, 13]}, request_only=True),
+    OpenApiExample("What would it do?", {"filter": {"database": "default"}, "dry_run": True}, request_only=True),
+)
+_EACH = (
+    f"Each migration by itself, as the verb of one does it, at most {MOST} at once (else 422, and nothing is done). "
+    "200 whatever became of them: look at `outcome`; one that is refused keeps nothing from the others. "
+    "May be repeated."
+)
+
+
+class BulkRunDoor(BulkDoor):
+    permission = permissions.RUN
+    verb = "run"
+
+    @schema.documented(
+        "async_migrations_bulk_run",
+        "Run many migrations",
+        f"Put them in line for a worker, in the order of the ids. {_EACH}",
+        request=BulkBody,
+        answers={200: BulkSerializer},
+        problems=schema.OF_BULK,
+        examples=(schema.example("One in line, one refused", examples.BULK, 200), *_BODIES),
+    )
+    def post(self, request: Request) -> Response:
+        return self.answer(request)
+
+
+class BulkCancelDoor(BulkDoor):
+    permission = permissions.CANCEL
+    verb = "cancel"
+
+    @schema.documented(
+        "async_migrations_bulk_cancel",
+        "Cancel many migrations",
+        f"Stop them for good. {_EACH}",
+        request=BulkBody,
+        answers={200: BulkSerializer},
+        problems=schema.OF_BULK,
+        examples=(schema.example("One cancelled, one refused", examples.BULK, 200), *_BODIES),
+    )
+    def post(self, request: Request) -> Response:
+        return self.answer(request)

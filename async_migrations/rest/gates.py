@@ -1,0 +1,148 @@
+"""The doors that let pass or keep back: the gate that waits for migrations, and the hold on all of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter
+from rest_framework.exceptions import ValidationError
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from .. import asking, lifecycle
+from ..lifecycle import Origin, Wanted, gate
+from . import examples, permissions, schema
+from .door import LATER, SOON, Door
+from .request_id import current_request_id
+from .serializers import HoldBody, HoldsSerializer, VerdictSerializer
+
+_RETRY_AFTER = {gate.PENDING: SOON, gate.BLOCKED: LATER}
+_HISTORY = 20
+_DATABASE = "Django alias of the target."
+
+
+def _named(name: str, description: str) -> OpenApiParameter:
+    return OpenApiParameter(
+        name, {"type": "array", "items": {"type": "string", "minLength": 1, "pattern": r"\S"}}, description=description
+    )
+
+
+class GateDoor(Door):
+    parameters = frozenset({"name", "prefix", "app", "database"})
+    repeatable = frozenset({"name", "prefix", "app"})
+
+    @schema.documented(
+        "async_migrations_gate",
+        "Ask whether migrations are through",
+        "Whether everything that depends on these migrations may go on. 200 whatever the answer is: look at `state`. "
+        "Each of `name`, `prefix` and `app` may be repeated, and at least one is needed; all migrations that match any "
+        "of them count, on all databases unless `database` names one. What is not there keeps the gate shut.",
+        answers={200: VerdictSerializer},
+        parameters=(
+            _named("name", "A migration, by its whole name."),
+            _named("prefix", "Every migration whose name begins so."),
+            _named("app", "Every migration of the Django app with this label."),
+            schema.text("database", "Only on this target, by its Django alias."),
+            schema.header(
+                "Retry-After", "Seconds after which to look again; absent with `pass` and `failed`.", [200], int
+            ),
+        ),
+        examples=(
+            schema.example("Open", examples.GATE_OPEN, 200),
+            schema.example("One is in progress", examples.GATE_PENDING, 200),
+        ),
+    )
+    def get(self, request: Request) -> Response:
+        wanted = _wanted(request)
+        verdict = lifecycle.judge(wanted)
+        again = _RETRY_AFTER.get(verdict.state)
+        return Response(VerdictSerializer(verdict).data, headers={"Retry-After": str(again)} if again else None)
+
+
+def _wanted(request: Request) -> Wanted:
+    asked = request.query_params
+    named = {name: asked.getlist(name) for name in ("name", "prefix", "app")}
+    count = sum(map(len, named.values()))
+    if not count:
+        raise ValidationError({"name": ["Say which migrations: name, prefix or app; each may be repeated."]})
+    if count > gate.MOST:
+        raise ValidationError({"name": [f"These are {count}; at most {gate.MOST} can be asked for at once."]})
+    return Wanted(named["name"], named["prefix"], named["app"], asked.get("database"))
+
+
+class HoldDoor(Door):
+    """Whoever may look sees who holds what; setting and lifting has a permission of its own."""
+
+    http_method_names = ["get", "head", "put", "delete"]
+    parameters = frozenset({"database"})
+
+    def permission_for(self, method: str) -> str:
+        return permissions.VIEW if method in {"GET", "HEAD"} else permissions.HOLD
+
+    @schema.documented(
+        "async_migrations_hold_retrieve",
+        "Look whether migrations are held",
+        "The holds that are in force, and the last that were. With `database` only what applies to that target.",
+        answers={200: HoldsSerializer},
+        parameters=(schema.text("database", _DATABASE),),
+        examples=(schema.example("All is held", examples.HELD, 200),),
+    )
+    def get(self, request: Request) -> Response:
+        return _state(request.query_params.get("database"))
+
+    @schema.documented(
+        "async_migrations_hold",
+        "Hold all migrations",
+        "Keep every migration from going on: on the target that `database` names, or on all of them. Nothing in line "
+        "is begun; what is in progress stops where it can go on later, behind a batch or between two statements, and "
+        "is given back without counting the attempt; a statement under way is not interrupted. `run` is accepted and "
+        "waits. It lasts until it is lifted or `expires_at`, whatever is restarted. It replaces the one that was set "
+        "for the same `database`; the same once more changes nothing.",
+        request=HoldBody,
+        answers={200: HoldsSerializer},
+        problems=schema.OF_A_BODY,
+        parameters=(schema.text("database", f"{_DATABASE} Without it: all of them."),),
+        examples=(
+            schema.example("All is held", examples.HELD, 200),
+            OpenApiExample("Until tomorrow", examples.HOLD_REQUEST, request_only=True),
+        ),
+    )
+    def put(self, request: Request) -> Response:
+        database = request.query_params.get("database")
+        _refuse_unknown_database(database)
+        body = HoldBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        lifecycle.set_hold(database or "", origin=_origin(request), **body.validated_data)
+        return _state(database)
+
+    @schema.documented(
+        "async_migrations_hold_lift",
+        "Lift a hold",
+        "End the hold that was set for exactly this `database`, or, without it, the one for all of them; what was held "
+        "goes on at once. Nothing happens if there is none. What still is held, by another hold, is in the answer.",
+        answers={200: HoldsSerializer},
+        problems=("csrf_failed",),
+        parameters=(schema.text("database", f"{_DATABASE} Without it: the hold on all of them."),),
+        examples=(schema.example("Nothing is held", {**examples.HELD, "held": False, "holds": []}, 200),),
+    )
+    def delete(self, request: Request) -> Response:
+        database = request.query_params.get("database")
+        asking.lift(database or "", _origin(request))
+        return _state(database)
+
+
+def _origin(request: Request) -> Origin:
+    return Origin(request.user.get_username(), current_request_id())
+
+
+def _state(database: str | None) -> Response:
+    in_force = list(lifecycle.holds_in_force(database))
+    past = lifecycle.holds() if database is None else lifecycle.holds().filter(database__in=("", database))
+    state: dict[str, Any] = {"held": bool(in_force), "holds": in_force, "history": past[:_HISTORY]}
+    return Response(HoldsSerializer(state).data)
+
+
+def _refuse_unknown_database(alias: str | None) -> None:
+    known = lifecycle.databases()
+    if alias is not None and alias not in known:
+        raise ValidationError({"database": [f"There is no such target. There are: {', '.join(known)}."]})

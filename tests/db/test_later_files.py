@@ -1,0 +1,129 @@
+"""The system check that warns of files which take something away from what is not FINISHED."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from django.core import checks
+from django.core.management import call_command
+
+from async_migrations import lifecycle
+from async_migrations.lifecycle import Origin
+from tests.db.conftest import carried_out, query, row_of
+
+MODEL = """migrations.CreateModel("Shelf", [
+    ("id", models.BigAutoField(primary_key=True)),
+    ("label", models.TextField(db_column="tag")),
+    ("owner", models.ForeignKey("Shelf", models.CASCADE, null=True)),
+], options={"indexes": [models.Index(fields=["label"], name="shelf_tag")]})"""
+TABLE = "bookshop_shelf"
+
+
+@pytest.fixture
+def work(project, settings):
+    """A model with its table, and an async migration that works on it: `work(sql)` -> its name."""
+    settings.ALLOW_SCHEDULED_MIGRATIONS = True
+    project.file("0001_shelf", MODEL)
+
+    def make(sql: str = f"CREATE INDEX CONCURRENTLY shelf_tag_2 ON {TABLE} (tag, owner_id)") -> str:
+        name = project.sql("0002_async", sql)
+        project.migrate()
+        return str(name)
+
+    yield make
+    query(f"DROP TABLE IF EXISTS {TABLE}")
+
+
+def warnings() -> list[str]:
+    found = checks.run_checks(tags=[checks.Tags.database], databases=["default"])
+    return [message.msg for message in found if message.id == "async_migrations.W001"]
+
+
+def test_it_works_within_migrate(project, work) -> None:
+    name = work()
+    project.file("0003_drop", 'migrations.RemoveField("shelf", "label")')
+    said = io.StringIO()
+    call_command("check", databases=["default"], stderr=said, no_color=True)
+    assert (
+        f"bookshop.0003_drop drops the column tag of the table {TABLE}, which the SQL of the async migration {name} "
+        f"(id {row_of(name).pk}) on database 'default' names, and that is SCHEDULED." in said.getvalue()
+    )
+    assert f"require_finished('{name}')" in said.getvalue()
+    carried_out(row_of(name))
+    assert warnings() == []
+
+
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        ('migrations.RemoveField("Shelf", "owner")', "drops the column owner_id"),
+        ('migrations.RenameField("shelf", "label", "title")', "renames the column tag"),
+        ('migrations.DeleteModel("Shelf")', f"drops the table {TABLE}"),
+        ('migrations.RenameModel("Shelf", "Rack")', f"renames the table {TABLE}"),
+        ('migrations.AlterModelTable("Shelf", "rack")', f"renames the table {TABLE}"),
+        ("migrations.RunSQL('ALTER TABLE x DROP COLUMN IF EXISTS \"tag\"')", "drops the column tag"),
+        (f"migrations.RunSQL(['SELECT 1', ('DROP TABLE {TABLE}', None)])", f"drops the table {TABLE}"),
+        (f"migrations.RunSQL('drop table public.{TABLE}')", f"drops the table {TABLE}"),
+        ("migrations.RunSQL('DROP INDEX CONCURRENTLY IF EXISTS shelf_tag_2')", "drops the index shelf_tag_2"),
+        ('migrations.SeparateDatabaseAndState([migrations.DeleteModel("Shelf")])', f"drops the table {TABLE}"),
+    ],
+)
+def test_what_drops_or_renames_is_seen(project, work, operation, says) -> None:
+    work()
+    project.file("0003_later", operation)
+    (said,) = warnings()
+    assert f"bookshop.0003_later {says}" in said
+
+
+def test_an_index_that_is_dropped_is_seen(project, work) -> None:
+    work("REINDEX INDEX CONCURRENTLY shelf_tag")
+    project.file("0003_later", 'migrations.RemoveIndex("shelf", "shelf_tag")')
+    (said,) = warnings()
+    assert "drops the index shelf_tag," in said
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        'migrations.AddField("shelf", "note", models.TextField(null=True))',
+        "migrations.RunSQL('DROP TABLE other')",
+        'migrations.RemoveIndex("shelf", "shelf_tag")',
+        'migrations.SeparateDatabaseAndState(state_operations=[migrations.DeleteModel("Shelf")])',
+    ],
+)
+def test_what_it_does_not_work_on_is_no_warning(project, work, operation) -> None:
+    work()
+    project.file("0003_later", operation)
+    assert warnings() == []
+
+
+def test_a_file_that_requires_it_is_no_warning(project, work) -> None:
+    name = work()
+    project.file("0003_needs", f"require_finished({name!r})")
+    project.file("0004_drop", 'migrations.DeleteModel("Shelf")')
+    assert warnings() == []
+
+
+def test_a_file_that_is_applied_is_no_warning(project, work) -> None:
+    work()
+    project.file("0003_drop", 'migrations.DeleteModel("Shelf")')
+    project.migrate()
+    assert warnings() == []
+
+
+def test_what_was_given_up_is_no_warning(project, work) -> None:
+    lifecycle.cancel(row_of(work()).pk, Origin("alice"))
+    project.file("0003_drop", 'migrations.DeleteModel("Shelf")')
+    assert warnings() == []
+
+
+def test_without_a_database_it_asks_none(django_assert_num_queries, project, work) -> None:
+    work()
+    with django_assert_num_queries(0):
+        checks.run_checks()
+
+
+def test_tables_that_are_not_there_yet_are_no_error(project, monkeypatch) -> None:
+    monkeypatch.setattr(lifecycle.rows().model._meta, "db_table", "not_there")
+    assert warnings() == []
