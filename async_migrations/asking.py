@@ -11,19 +11,23 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 
 from . import lifecycle, tasks
+from .execution import preflight
 from .lifecycle import Answer, Origin
 from .models import AsyncMigrationStatus
 from .states import Direction, Status, StopRequest
 
 
-def ask(verb: str, pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
+def ask(verb: str, pk: int, origin: Origin, *, run_at: datetime | None = None, force: bool = False) -> Answer:
     """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
-    run_at: aware; with "run": not to begin before. Returns the row as it is after the nudge, which without a broker has
-    carried the migration out already. Raises TransitionRefused, and AsyncMigrationStatus.DoesNotExist.
+    run_at: aware; with "run": not to begin before. force: with "run": whatever stands in the way. Returns the row as it
+    is after the nudge, which without a broker has carried the migration out already. Raises TransitionRefused,
+    PreflightFailed, and AsyncMigrationStatus.DoesNotExist.
     """
+    if verb == "run" and not force:
+        preflight.require(lifecycle.get(pk))
     verbs: dict[str, Callable[[int, Origin], Answer]] = {
-        "run": partial(lifecycle.run, run_at=run_at),
+        "run": partial(lifecycle.run, run_at=run_at, forced=force),
         "pause": lifecycle.pause,
         "resume": lifecycle.resume,
         "cancel": lifecycle.cancel,

@@ -22,12 +22,12 @@ from .moves import Answer, Origin, fresh, get, move, record, same
 _TRIES = 10
 
 
-def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
+def run(pk: int, origin: Origin, *, run_at: datetime | None = None, forced: bool = False) -> Answer:
     """Put a migration in line for a worker, forwards, with its attempts counted from zero.
 
-    run_at: aware; not to begin before. Asking again while it is in line, in progress or FINISHED changes nothing; if
-    rows were set aside, those are tried again. Raises TransitionRefused where the table of transitions has no such
-    move.
+    run_at: aware; not to begin before. forced: nobody looked what stands in the way; the event says so. Asking again
+    while it is in line, in progress or FINISHED changes nothing; if rows were set aside, those are tried again. Raises
+    TransitionRefused where the table of transitions has no such move.
     """
     for row in until_settled(pk):
         retry = row.status == Status.FINISHED and row.quarantined > 0
@@ -36,7 +36,8 @@ def run(pk: int, origin: Origin, *, run_at: datetime | None = None) -> Answer:
             return Answer(row, changed=False)
         transition = states.RETRY if retry else states.RUN
         _require(transition, row)
-        if move(transition, row, Status.STARTED, origin, **fresh(origin, Direction.FORWARDS, run_at)):
+        detail = {"forced": True} if forced else {}
+        if move(transition, row, Status.STARTED, origin, detail=detail, **fresh(origin, Direction.FORWARDS, run_at)):
             return Answer(row, changed=True)
     raise contended(row)
 

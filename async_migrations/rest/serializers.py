@@ -12,6 +12,7 @@ from rest_framework import serializers
 
 from .. import limits
 from ..execution import janitor
+from ..execution.findings import CODES, ERROR, INFO, WARNING
 from ..models import AsyncMigrationBadRow, AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest
 from .filters import parse_aware
@@ -43,6 +44,15 @@ class FiniteField(serializers.FloatField):
 
     def to_representation(self, value: Any) -> float | None:  # type: ignore[override]
         return float(value) if math.isfinite(value) else None
+
+
+class SwitchField(serializers.BooleanField):
+    """true or false, and no other word for it."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
 
 
 class Strict(serializers.Serializer[Any]):
@@ -253,6 +263,27 @@ class DropSerializer(serializers.Serializer[Any]):
     dropped = serializers.BooleanField(help_text="There is no such index any more; false: a worker has been asked.")
 
 
+class FindingSerializer(serializers.Serializer[Any]):
+    """One thing that stands in the way of a migration, or is good to know before it begins."""
+
+    code = serializers.ChoiceField(choices=sorted(CODES), help_text="Stable; docs/preflight.md says what each means.")
+    level = serializers.ChoiceField(
+        choices=[ERROR, WARNING, INFO], help_text="`error` stands in the way, `warning` may, `info` does not."
+    )
+    message = serializers.CharField()
+    detail = serializers.DictField(help_text="What the message says, for programs; depends on the code.")
+    hint = serializers.CharField(allow_null=True, help_text="What to do next.")
+
+
+class PreflightSerializer(serializers.Serializer[Any]):
+    """What stands in the way of a migration now."""
+
+    level = serializers.ChoiceField(
+        choices=[ERROR, WARNING, INFO], allow_null=True, help_text="Of the worst finding; null: there is none."
+    )
+    findings = FindingSerializer(many=True, help_text="The worst first.")
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """An error, as RFC 9457 has it."""
 
@@ -271,6 +302,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
     allowed = serializers.ListField(
         child=serializers.CharField(), required=False, help_text="With invalid_transition: verbs that work now."
     )
+    findings = FindingSerializer(many=True, required=False, help_text="With preflight_failed: what stands in the way.")
     missing_permission = serializers.CharField(required=False, help_text="With permission_denied: what is missing.")
     request_id = serializers.CharField(help_text="The same as X-Request-ID; it is in the server's log.")
 
@@ -284,6 +316,11 @@ class RunBody(Strict):
 
     run_at = TimeField(
         required=False, allow_null=True, default=None, help_text="Not to begin before; null or a past time: at once."
+    )
+    force = SwitchField(
+        required=False,
+        default=False,
+        help_text="Whatever stands in the way; needs the permission `force_asyncmigrationstatus`.",
     )
 
 

@@ -18,8 +18,9 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from async_migrations import lifecycle
 from async_migrations.asking import ask, tell, tell_tuned
 from async_migrations.conf import conf
-from async_migrations.errors import ExecutionError, NotALeftover, TransitionRefused
-from async_migrations.execution import janitor
+from async_migrations.errors import ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
+from async_migrations.execution import janitor, preflight
+from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Origin
 from async_migrations.limits import OutOfLimits
@@ -39,7 +40,7 @@ Options = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List, show, run, pause, cancel, roll back and tune async migrations, wait for them, and clean up."
+    help = "List, show, check, run, pause, cancel, roll back and tune async migrations, wait for them, and clean up."
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
 
@@ -59,6 +60,7 @@ class Command(BaseCommand):
         verbs: dict[str, Callable[[Options], Exit]] = {
             "list": self._list,
             "show": self._show,
+            "preflight": self._preflight,
             "wait": self._wait,
             "tune": self._tune,
             "janitor": self._janitor,
@@ -102,6 +104,12 @@ class Command(BaseCommand):
             self.display.detail(row, events)
         return Exit.DONE
 
+    def _preflight(self, options: Options) -> Exit:
+        (row,) = find([options["migration"]], options["database"])
+        findings = preflight.look(row)
+        self.display.findings(findings)
+        return Exit.FAILED if any(found.level == ERROR for found in findings) else Exit.DONE
+
     def _request(self, options: Options) -> Exit:
         """Run, pause, cancel and so on; all names are looked up before anything is asked for."""
         verb = options["verb"]
@@ -109,8 +117,8 @@ class Command(BaseCommand):
         if verb == "rollback" and not options["no_input"] and not self._confirmed(rows):
             self.stderr.write("Nothing was rolled back.")
             return Exit.REFUSED
-        origin = Origin(by=_who())
-        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, run_at=options.get("run_at")), tell)
+        origin, wishes = Origin(by=_who()), {name: options[name] for name in ("run_at", "force") if name in options}
+        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **wishes), tell)
         watches = [_watch(verb, answer.migration) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
@@ -129,7 +137,7 @@ class Command(BaseCommand):
         for row in rows:
             try:
                 answer = wish(row.pk)
-            except (TransitionRefused, OutOfLimits) as exc:
+            except (TransitionRefused, PreflightFailed, OutOfLimits) as exc:
                 self.stderr.write(printable(f"Refused: {exc}"))
             except AsyncMigrationStatus.DoesNotExist:
                 self.stderr.write(f"Refused: {row.name} on {row.database} is not there any more.")
