@@ -20,7 +20,7 @@ from django.utils.text import slugify
 from . import states
 from .asking import as_json, ask, asked_to, blockers, duration, facts, tell, throttling
 from .conf import conf
-from .errors import TransitionRefused
+from .errors import PreflightFailed, TransitionRefused
 from .lifecycle import Origin
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
 from .rest.request_id import current_request_id
@@ -269,7 +269,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         for row in rows:
             try:
                 answer = ask(verb, row.pk, origin)
-            except TransitionRefused as exc:
+            except (TransitionRefused, PreflightFailed) as exc:
                 messages.error(request, str(exc))
             except AsyncMigrationStatus.DoesNotExist:
                 messages.error(request, f"{row.name} on {row.database} is not there any more.")

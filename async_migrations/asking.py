@@ -11,7 +11,8 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 
 from . import lifecycle, tasks
-from .errors import TransitionRefused
+from .errors import PreflightFailed, TransitionRefused
+from .execution import preflight
 from .lifecycle import Answer, Origin
 from .models import AsyncMigrationHold, AsyncMigrationStatus
 from .states import RUN, Direction, Status, StopRequest
@@ -37,15 +38,21 @@ def ask(
     run_at: datetime | None = None,
     priority: int | None = None,
     max_attempts: int | None = None,
+    force: bool = False,
 ) -> Answer:
     """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
-    run_at, priority, max_attempts: with "run", as `lifecycle.run` takes them. Returns the row as it is after the nudge,
-    which without a broker has carried the migration out already. Raises TransitionRefused, OutOfLimits, and
-    AsyncMigrationStatus.DoesNotExist.
+    run_at, priority, max_attempts: with "run", as `lifecycle.run` takes them. force: with "run": whatever stands in the
+    way. Returns the row as it is after the nudge, which without a broker has carried the migration out already. Raises
+    TransitionRefused, PreflightFailed, OutOfLimits, and AsyncMigrationStatus.DoesNotExist.
     """
-    terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
-    answer = lifecycle.run(pk, origin, **terms) if verb == RUN.name else _VERBS[verb](pk, origin)
+    if verb == RUN.name:
+        if not force:
+            preflight.require(lifecycle.get(pk))
+        terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
+        answer = lifecycle.run(pk, origin, **terms, forced=force)
+    else:
+        answer = _VERBS[verb](pk, origin)
     if answer.migration.status == Status.STARTED:
         tasks.send_as_read(answer.migration)
         if not tasks.broker_is_configured():
@@ -63,7 +70,7 @@ class Item:
     id: int
     migration: AsyncMigrationStatus | None
     outcome: str
-    error: TransitionRefused | None = None
+    error: TransitionRefused | PreflightFailed | None = None
 
 
 def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = False) -> list[Item]:
@@ -78,8 +85,10 @@ def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = F
         if row is None:
             return Item(pk, None, "not_found")
         try:
+            if verb == RUN.name:
+                preflight.require(row)
             answer = Answer(row, lifecycle.foresee(verb, row)) if dry_run else _VERBS[verb](pk, origin)
-        except TransitionRefused as exc:
+        except (TransitionRefused, PreflightFailed) as exc:
             return Item(pk, row, "refused", exc)
         except AsyncMigrationStatus.DoesNotExist:
             return Item(pk, None, "not_found")

@@ -44,6 +44,10 @@ def _text(value: Any) -> str:
     return value
 
 
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
 def _limit(value: Any) -> float | None:
     """Read a threshold. Off is None, or `off` in an environment variable; a bool is neither on nor a number here."""
     if value is None or value == "off":
@@ -68,10 +72,10 @@ def _limit_or_auto(value: Any) -> float | str | None:
     return "auto" if value == "auto" else _limit(value)
 
 
-def _paths(value: Any) -> tuple[str, ...]:
-    """Read dotted paths: a list of them, or one text with commas between them."""
-    paths = [path.strip() for path in value.split(",")] if isinstance(value, str) else value
-    return tuple(_text(path) for path in paths)
+def _names(value: Any) -> tuple[str, ...]:
+    """Read names: a list of them, or one text with commas between them."""
+    names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+    return tuple(_text(name) for name in names)
 
 
 class Setting(Generic[T]):
@@ -126,7 +130,18 @@ class Conf:
         0, _limit, "vacuums against wraparound that may work on the table, or off."
     )
     throttle_callables = Setting[tuple[str, ...]](
-        (), _paths, "dotted paths of functions: alias -> reason to wait, or None."
+        (), _names, "dotted paths of functions: alias -> reason to wait, or None."
+    )
+
+    preflight_old_transaction_seconds = Setting(60.0, _seconds, "age from which a transaction is reported.")
+    preflight_role = Setting[str | None](
+        None, _text_or_none, "role of the workers in the targets, where this process has another one."
+    )
+    # What these ask for the executor does by itself: each statement once, with the timeouts that it needs.
+    squawk_exclude = Setting[tuple[str, ...]](
+        ("prefer-robust-stmts", "require-lock-timeout", "require-statement-timeout"),
+        _names,
+        "rules of squawk that do not count.",
     )
 
     rate_limit = Setting[int | None](

@@ -5,6 +5,7 @@
     ├── TablesMissing         the tables of this app are not in the database yet
     ├── NotFinished           a migration file needs an async migration that is not FINISHED
     ├── TransitionRefused     the table of transitions has no such move from where the migration is
+    ├── PreflightFailed       something stands in the way of a migration before it has begun
     ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
     ├── NotALeftover          an index is not to be dropped by the janitor: it is valid, or somebody is at work on it
     ├── BrokerAway            a message could not be sent, and nothing else would bring it about
@@ -55,6 +56,16 @@ class TransitionRefused(AsyncMigrationError):
         super().__init__(message)
         self.status = status
         self.allowed = allowed
+
+
+class PreflightFailed(AsyncMigrationError):
+    """Something stands in the way of a migration before it has begun; `findings` says what, as the API shows it."""
+
+    code = "preflight_failed"
+
+    def __init__(self, message: str, *, findings: list[dict[str, Any]]) -> None:
+        super().__init__(message)
+        self.findings = findings
 
 
 class LeaseLost(AsyncMigrationError):

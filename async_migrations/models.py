@@ -130,6 +130,7 @@ class AsyncMigrationStatus(models.Model):
         ]
         permissions: ClassVar = [
             ("run_asyncmigrationstatus", "Can run async migrations"),
+            ("force_asyncmigrationstatus", "Can run async migrations whatever stands in the way"),
             ("cancel_asyncmigrationstatus", "Can cancel async migrations"),
             ("rollback_asyncmigrationstatus", "Can roll back async migrations"),
             ("tune_asyncmigrationstatus", "Can tune async migrations"),

@@ -19,7 +19,13 @@ import pytest
 from api.embedded import EmbeddedError, start_embedded
 
 # The tests measure what commits, not what survives a power cut.
-POSTGRES_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_connections": "200"}
+POSTGRES_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    "max_prepared_transactions": "5",
+}
 
 servers = ExitStack()
 

@@ -14,13 +14,14 @@ import pytest
 from async_migrations import limits, states
 from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
-from async_migrations.execution import session
+from async_migrations.execution import findings, session
 from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
 from async_migrations.rest import problems
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BACKFILLS = ROOT / "docs" / "backfills.md"
+PREFLIGHT = ROOT / "docs" / "preflight.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -164,6 +165,11 @@ def test_the_transitions_are_those_of_the_code():
     }
     known = {edge.name: ({*map(str, edge.sources)}, {*map(str, edge.targets)}) for edge in states.TRANSITIONS}
     assert said == known
+
+
+def test_the_findings_of_the_preflight_are_those_of_the_code_with_their_levels():
+    said = {row[0].strip("`"): tuple(row[1].split(", ")) for row in table(PREFLIGHT, "finding")}
+    assert said == findings.CODES
 
 
 # --- error codes ---

@@ -104,10 +104,10 @@ def fill(text: str, condition: Condition) -> str:
     return BATCH.sub(lambda found: condition.sql(found["alias"]), text)
 
 
-def definition_of(migration: AsyncMigrationStatus) -> Definition | None:
-    """Return what the row asks for in its direction; None where nothing is undone on the way back."""
+def definition_of(migration: AsyncMigrationStatus, direction: str | None = None) -> Definition | None:
+    """Return what the row asks for in a direction, its own if None; None where nothing is undone on the way back."""
     options = migration.options
-    backwards = migration.direction == Direction.BACKWARDS
+    backwards = (direction or migration.direction) == Direction.BACKWARDS
     text = migration.sql_backwards if backwards else migration.sql_forwards
     if text == NOOP:
         return None

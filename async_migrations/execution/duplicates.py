@@ -27,15 +27,20 @@ def samples(session: Session, index: Index) -> list[dict[str, Any]] | None:
     In the session that was to build the index, since its search path and role decide what the names mean. None when it
     takes longer than a few seconds, or cannot be told: this is an answer beside the error, never one in its place.
     """
-    assert index.table is not None
     try:
         session.set("statement_timeout", f"{_SECONDS}s")
-        with verify.probed(session, index) as probe:
-            keys = session.all("index_keys", name=probe, table=verify.quoted(index.table))
-        return [_sample(keys, row) for row in session.select(_query(index, keys))] or None
+        return find(session, index) or None
     except ExecutionError as error:
         logger.info("duplicates not counted", extra={"index": str(index.name), "reason": str(error)})
         return None
+
+
+def find(session: Session, index: Index) -> list[dict[str, Any]]:
+    """Return the same, empty where no key has two rows; it takes as long as it is let. Raises ExecutionError."""
+    assert index.table is not None
+    with verify.probed(session, index) as probe:
+        keys = session.all("index_keys", name=probe, table=verify.quoted(index.table))
+    return [_sample(keys, row) for row in session.select(_query(index, keys))]
 
 
 def _query(index: Index, keys: list[dict[str, Any]]) -> str:

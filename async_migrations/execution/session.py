@@ -108,14 +108,20 @@ def queries() -> dict[str, str]:
 class Session:
     """One autocommit connection to the target `alias`, without any timeout of its own.
 
+    patience: whole seconds, at least 2, that the server is given to let us in and the network to carry a question;
+    None: as DATABASES says, else a minute at most.
+
     Raises ExecutionError: `unknown_database` for an alias that is not in DATABASES, `unsupported_database` for another
     server than PostgreSQL, `transaction_pooler` for a connection that does not keep its backend, otherwise what
     connecting gave.
     """
 
-    def __init__(self, alias: str, application_name: str) -> None:
+    def __init__(self, alias: str, application_name: str, *, patience: int | None = None) -> None:
         self.alias, self.opened_at = alias, time.monotonic()
         self._parameters, self._role = _parameters(alias)
+        if patience is not None:
+            limits = {"connect_timeout": patience, "tcp_user_timeout": patience * 1000}
+            self._parameters = self._parameters | limits
         with translated():
             self._connection = psycopg2.connect(**{**self._parameters, "application_name": _RESTING})
             self._connection.autocommit = True
@@ -202,6 +208,10 @@ class Session:
         """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms"). Raises ExecutionError."""
         with translated():
             self._run("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
+
+    def limit(self, statement_seconds: float, lock_seconds: float) -> None:
+        """Set `statement_timeout` and `lock_timeout` for the rest of the session. Raises ExecutionError."""
+        self.one("limits", statement=f"{statement_seconds * 1000:.0f}ms", lock=f"{lock_seconds * 1000:.0f}ms")
 
     def all(self, query: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of a named query. Raises ExecutionError."""

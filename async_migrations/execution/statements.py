@@ -161,6 +161,26 @@ def parse(sql: str, *, atomic: bool = True) -> tuple[Statement, ...]:
     return statements
 
 
+def subjects(statement: Statement) -> tuple[str, tuple[Identifier, ...]]:
+    """Return the first word of a statement, and the tables or indexes behind it that it cannot do without.
+
+    Only what can be told from the beginning of its text: there are none where it is about something else.
+    """
+    tokens = _Dialect().tokenize(statement.text)
+    words = ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
+    head = words[0]
+    if statement.relations or statement.indexes:
+        return head, statement.relations or tuple(index.table or index.name for index in statement.indexes)
+    at = next((at for at, word in enumerate(words[1:], 1) if word not in _BEFORE_A_TABLE), len(words))
+    about_a_table = head in {"UPDATE", "DELETE", "INSERT", "TRUNCATE"} or words[:2] == ["ALTER", "TABLE"]
+    if not about_a_table or "EXISTS" in words[:at] or at == len(words):
+        return head, ()
+    return head, (_name(tokens, at)[0],)
+
+
+_BEFORE_A_TABLE = {"TABLE", "INTO", "FROM", "ONLY", "IF", "EXISTS"}
+
+
 def _cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
     """Yield the text and the tokens of each statement; comments stay in the text."""
     try:

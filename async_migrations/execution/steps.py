@@ -31,7 +31,8 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     if lock_timeout or not fresh:  # A session begins without one.
         session.set("lock_timeout", f"{round(lock_timeout * 1000)}ms")
     started = time.monotonic()
-    tables = _reserved_tables(session, statement)
+    sizes = _reserved_tables(session, statement)
+    tables = list(sizes)
     attempt.reindexed = tables if statement.reindexes else []
     with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables), _with_samples(session, statement):
         _STEPS[statement.effect](attempt, session, statement)
@@ -45,6 +46,7 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
         "sql": statement.summary,
         "seconds": round(time.monotonic() - started, 3),
         "proof": statement.effect.value,
+        **({"table_bytes": sum(sizes.values())} if sizes else {}),
     }
     if statement is attempt.statements[-1]:  # The end of the attempt follows at once, and takes it along.
         attempt.proven = (("statement_done", done),)
@@ -64,16 +66,16 @@ def _with_samples(session: Session, statement: Statement) -> Iterator[None]:
         raise
 
 
-def _reserved_tables(session: Session, statement: Statement) -> list[int]:
-    """Return the oids of the tables that a statement of the MAINTENANCE class works on, reserved for this session.
+def _reserved_tables(session: Session, statement: Statement) -> dict[int, int]:
+    """Return the tables that a statement of the MAINTENANCE class works on, reserved for this session: oid to bytes.
 
     Two of that class on one table end in a deadlock, and an INVALID index. Raises Postponed if another migration is at
     work on one of them.
     """
     if not statement.relations:
-        return []
+        return {}
     names = [verify.quoted(relation) for relation in statement.relations]
-    tables = [row["oid"] for row in session.all("tables_of", names=names)]
+    tables = {row["oid"]: row["bytes"] for row in session.all("tables_of", names=names)}
     for oid in tables:
         if not session.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]:
             raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")

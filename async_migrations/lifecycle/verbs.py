@@ -29,18 +29,19 @@ def run(
     run_at: datetime | None = None,
     priority: int | None = None,
     max_attempts: int | None = None,
+    forced: bool = False,
 ) -> Answer:
     """Put a migration in line for a worker, forwards, with its attempts counted from zero.
 
     run_at: aware; not to begin before. priority, max_attempts: within `limits.TERMS`; None leaves what the row says.
-    Asking again while it is in line, in progress or FINISHED changes nothing, whatever is given; if rows were set
-    aside, those are tried again. Raises OutOfLimits, and TransitionRefused where the table of transitions has no such
-    move.
+    forced: nobody looked what stands in the way; the event says so. Asking again while it is in line, in progress or
+    FINISHED changes nothing, whatever is given; if rows were set aside, those are tried again. Raises OutOfLimits, and
+    TransitionRefused where the table of transitions has no such move.
     """
     given = {"priority": priority, "max_attempts": max_attempts}
     terms = {name: value for name, value in given.items() if value is not None}
     limits.check_terms(terms)
-    detail = {**terms, **({"run_at": run_at.isoformat()} if run_at else {})}
+    detail = {**terms, **({"run_at": run_at.isoformat()} if run_at else {}), **({"forced": True} if forced else {})}
     for row in until_settled(pk):
         transition = _transition_of_run(row)
         if transition is None:

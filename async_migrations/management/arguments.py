@@ -27,6 +27,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _add_list(verbs)
     _add_show(verbs)
+    _add_preflight(verbs)
     _add_request(verbs, "run", "put migrations in line for a worker, forwards")
     _add_request(verbs, "pause", "stop migrations where they can go on later")
     _add_request(verbs, "resume", "go on with paused migrations")
@@ -56,6 +57,11 @@ def _add_show(verbs: Any) -> None:
     parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
 
 
+def _add_preflight(verbs: Any) -> None:
+    parser = _add(verbs, "preflight", "look what stands in the way of a migration; 1 if an error does")
+    parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
+
+
 def _add_request(verbs: Any, verb: str, text: str) -> None:
     parser = _add(verbs, verb, text)
     _add_migrations(parser)
@@ -67,6 +73,7 @@ def _add_request(verbs: Any, verb: str, text: str) -> None:
         priority, attempts = limits.TERMS["priority"], limits.TERMS["max_attempts"]
         parser.add_argument("--priority", type=int, metavar="N", help=f"the highest goes first, {priority}")
         parser.add_argument("--max-attempts", type=int, metavar="N", help=f"before it is final, {attempts}")
+        parser.add_argument("--force", action="store_true", help="whatever the preflight says stands in the way")
     if verb == "rollback":
         parser.add_argument("--no-input", action="store_true", help="do not ask at a terminal")
 

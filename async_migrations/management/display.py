@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from async_migrations.asking import blockers, progress, throttling
+from async_migrations.execution.findings import Finding
 from async_migrations.execution.janitor import Leftover
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
 from async_migrations.states import Status
@@ -228,6 +229,16 @@ class Display:
             )
         else:
             self.line("Nothing is held.")
+
+    def findings(self, findings: Sequence[Finding]) -> None:
+        """Write what stands in the way of a migration."""
+        if self.as_json:
+            self.json([asdict(found) for found in findings])
+        else:
+            for found in findings:
+                self.line(f"{found.level:<7}  {found.code}: {found.message}")
+                if found.hint:
+                    self.line(f"         {found.hint}")
 
     def sql(self, heading: str, text: str) -> None:
         """Write SQL below a heading."""

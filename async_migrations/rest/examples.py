@@ -197,3 +197,28 @@ BULK: dict[str, Any] = {
         },
     ],
 }
+OBSTACLE: dict[str, Any] = {
+    "code": "undefined_table",
+    "level": "error",
+    "message": "Statement 1 is about task, and there is no such table in this database.",
+    "detail": {"statement": 1, "table": "task"},
+    "hint": "Apply the migration that makes it to this database first.",
+}
+PREFLIGHT: dict[str, Any] = {
+    "level": "warning",
+    "findings": [
+        {
+            "code": "old_transaction",
+            "level": "warning",
+            "message": "Transactions older than 60 s: 1; the oldest has lasted 412 s. "
+            "A concurrent build ends only when they have.",
+            "detail": {
+                "sessions": [
+                    {"pid": 4711, "application_name": "report", "state": "active", "seconds": 412, "query": "SELECT 1"}
+                ],
+                "threshold_seconds": 60.0,
+            },
+            "hint": "Let them end, or end them (pg_terminate_backend), or the migration waits until they do.",
+        }
+    ],
+}

@@ -1,4 +1,7 @@
-"""Who may do what: reading needs the view permission, each verb its own; pause and resume go with run."""
+"""Who may do what: reading needs the view permission, each verb its own; pause and resume go with run.
+
+No group may force: a token of a pipeline would, each time, and then nothing stands in the way of anything.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ OPERATORS = "async_migrations operators"
 
 VIEW = "async_migrations.view_asyncmigrationstatus"
 RUN = "async_migrations.run_asyncmigrationstatus"
+FORCE = "async_migrations.force_asyncmigrationstatus"
 CANCEL = "async_migrations.cancel_asyncmigrationstatus"
 ROLLBACK = "async_migrations.rollback_asyncmigrationstatus"
 TUNE = "async_migrations.tune_asyncmigrationstatus"
@@ -24,10 +28,13 @@ class PermissionMissing(PermissionDenied):
 
     def __init__(self, name: str, permission: str) -> None:
         group = VIEWERS if permission == VIEW else OPERATORS
-        super().__init__(
-            f"{name} lacks the permission {permission}. Nothing was done. "
-            f"The members of the group {group!r} have it; an administrator can add to it."
+        # What everybody could open who is stopped by it would be no gate: force is given to persons, one by one.
+        who = (
+            "No group has it; an administrator can give it to a user."
+            if permission == FORCE
+            else f"The members of the group {group!r} have it; an administrator can add to it."
         )
+        super().__init__(f"{name} lacks the permission {permission}. Nothing was done. {who}")
         self.members = {"missing_permission": permission}
 
 

@@ -22,7 +22,7 @@ from rest_framework import exceptions
 from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
-from ..errors import BrokerAway, ExecutionError, NotALeftover, TransitionRefused
+from ..errors import BrokerAway, ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
 from ..limits import OutOfLimits
 from .request_id import current_request_id
 
@@ -46,6 +46,7 @@ CODES: dict[str, tuple[int, str]] = {
     "not_acceptable": (406, "No acceptable media type"),
     "invalid_transition": (409, "The migration cannot make this move now"),
     "idempotency_key_in_use": (409, "The first request with this key is still in progress"),
+    "preflight_failed": (409, "Something stands in the way of the migration"),
     "not_a_leftover": (409, "The index is not left over"),
     "length_required": (411, "The length of the body is missing"),
     "precondition_failed": (412, "The migration has changed meanwhile"),
@@ -196,6 +197,11 @@ def _(exc: Exception) -> Problem:
 @problem_of.register
 def _(exc: TransitionRefused) -> Problem:
     return Problem("invalid_transition", str(exc), {"status_now": exc.status, "allowed": list(exc.allowed)})
+
+
+@problem_of.register
+def _(exc: PreflightFailed) -> Problem:
+    return Problem("preflight_failed", str(exc), {"findings": exc.findings})
 
 
 @problem_of.register

@@ -11,6 +11,7 @@ from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
 
 from .. import limits
+from . import examples
 from .problems import CODES, MEDIA_TYPE
 from .serializers import ProblemSerializer
 
@@ -47,6 +48,7 @@ OF_A_VERB = (
 )
 OF_A_BODY = ("malformed_json", "csrf_failed", "length_required", "unsupported_media_type")
 OF_BULK = (*OF_A_BODY, "too_many_items")
+OF_A_RUN = (*OF_A_VERB, "preflight_failed")
 OF_A_DROP = (
     "malformed_json",
     "csrf_failed",
@@ -228,6 +230,7 @@ _MEMBERS: dict[str, dict[str, Any]] = {
     "validation_error": {"errors": {"page_size": ["This is no whole number from 1 to 500."]}},
     "invalid_transition": {"status_now": "FINISHED", "allowed": ["rollback"]},
     "too_many_items": {"count": 731, "most": 500},
+    "preflight_failed": {"findings": [examples.OBSTACLE]},
     "permission_denied": {"missing_permission": "async_migrations.run_asyncmigrationstatus"},
 }
 

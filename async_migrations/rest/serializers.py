@@ -12,6 +12,7 @@ from rest_framework import serializers
 
 from .. import limits
 from ..execution import janitor
+from ..execution.findings import CODES, ERROR, INFO, WARNING
 from ..lifecycle import gate
 from ..models import AsyncMigrationBadRow, AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest
@@ -57,6 +58,15 @@ class WholeNumberField(serializers.IntegerField):
         if not self.number.holds(data):
             raise serializers.ValidationError(f"This is not {self.number}.", code="invalid")
         return int(data)
+
+
+class SwitchField(serializers.BooleanField):
+    """true or false, and no other word for it."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
 
 
 class Strict(serializers.Serializer[Any]):
@@ -342,6 +352,27 @@ class BulkSerializer(serializers.Serializer[Any]):
     items = BulkItemSerializer(many=True)
 
 
+class FindingSerializer(serializers.Serializer[Any]):
+    """One thing that stands in the way of a migration, or is good to know before it begins."""
+
+    code = serializers.ChoiceField(choices=sorted(CODES), help_text="Stable; docs/preflight.md says what each means.")
+    level = serializers.ChoiceField(
+        choices=[ERROR, WARNING, INFO], help_text="`error` stands in the way, `warning` may, `info` does not."
+    )
+    message = serializers.CharField()
+    detail = serializers.DictField(help_text="What the message says, for programs; depends on the code.")
+    hint = serializers.CharField(allow_null=True, help_text="What to do next.")
+
+
+class PreflightSerializer(serializers.Serializer[Any]):
+    """What stands in the way of a migration now."""
+
+    level = serializers.ChoiceField(
+        choices=[ERROR, WARNING, INFO], allow_null=True, help_text="Of the worst finding; null: there is none."
+    )
+    findings = FindingSerializer(many=True, help_text="The worst first.")
+
+
 class ProblemSerializer(serializers.Serializer[Any]):
     """An error, as RFC 9457 has it."""
 
@@ -360,6 +391,7 @@ class ProblemSerializer(serializers.Serializer[Any]):
     allowed = serializers.ListField(
         child=serializers.CharField(), required=False, help_text="With invalid_transition: verbs that work now."
     )
+    findings = FindingSerializer(many=True, required=False, help_text="With preflight_failed: what stands in the way.")
     missing_permission = serializers.CharField(required=False, help_text="With permission_denied: what is missing.")
     count = serializers.IntegerField(required=False, help_text="With too_many_items: how many migrations are meant.")
     most = serializers.IntegerField(required=False, help_text="With too_many_items: how many may be.")
@@ -387,6 +419,11 @@ class RunBody(Strict):
         required=False,
         allow_null=True,
         help_text="Attempts before an error that may pass becomes final; null: as it is.",
+    )
+    force = SwitchField(
+        required=False,
+        default=False,
+        help_text="Whatever stands in the way; needs the permission `force_asyncmigrationstatus`.",
     )
 
 

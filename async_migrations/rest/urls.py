@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from . import backfills, bulk, gates, janitor, views
+from . import backfills, bulk, gates, janitor, preflight, views
 from .door import no_door
 
 urlpatterns = [
@@ -15,6 +15,7 @@ urlpatterns = [
     path("async-migrations/janitor", janitor.JanitorDoor.as_view()),
     path("async-migrations/janitor/drop", janitor.JanitorDropDoor.as_view()),
     path("async-migrations/<int:id>", views.DetailDoor.as_view()),
+    path("async-migrations/<int:id>/preflight", preflight.PreflightDoor.as_view()),
     path("async-migrations/<int:id>/run", views.RunDoor.as_view()),
     path("async-migrations/<int:id>/pause", views.PauseDoor.as_view()),
     path("async-migrations/<int:id>/resume", views.ResumeDoor.as_view()),

@@ -169,6 +169,8 @@ class VerbDoor(Door):
     def answer(self, request: Request, pk: int) -> Response:
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
+        if body.validated_data.get("force") and not request.user.has_perm(permissions.FORCE):
+            raise permissions.PermissionMissing(request.user.get_username(), permissions.FORCE)
         origin = Origin(request.user.get_username(), current_request_id())
         with if_unchanged(request, pk):
             answer = ask(self.verb, pk, origin, **body.validated_data)
@@ -184,6 +186,7 @@ def _verb(
     description: str,
     request: Any,
     bodies: tuple[OpenApiExample, ...] = (),
+    problems: tuple[str, ...] = schema.OF_A_VERB,
     accepted: OpenApiExample = schema.example("In line", examples.STARTED, 202),  # noqa: B008
 ) -> Callable[[schema.F], schema.F]:
     return schema.documented(
@@ -192,7 +195,7 @@ def _verb(
         description,
         request=request,
         answers={200: MigrationSerializer, 202: MigrationSerializer},
-        problems=schema.OF_A_VERB,
+        problems=problems,
         parameters=(
             schema.IF_MATCH,
             schema.header("Location", "Path of the migration.", [200, 202]),
@@ -215,14 +218,17 @@ class RunDoor(VerbDoor):
         "Put it in line for a worker, at once or from `run_at` on. 202: it is in line or in progress; if it was so "
         "before, nothing was done, whatever the body says. "
         "200: it was FINISHED before, nothing was done. A backfill that is FINISHED but has set rows aside "
-        "(`quarantined`) tries those again.",
+        "(`quarantined`) tries those again. What would fail for sure, as the preflight sees it in a moment, is 409 "
+        "`preflight_failed`, with the findings; `force` runs it all the same.",
         RunBody,
         (
             OpenApiExample("At once", {}, request_only=True),
             OpenApiExample(
                 "Tonight, before others", {"run_at": "2026-11-22T23:00:00+01:00", "priority": 10}, request_only=True
             ),
+            OpenApiExample("All the same", {"force": True}, request_only=True),
         ),
+        schema.OF_A_RUN,
     )
     def post(self, request: Request, id: int) -> Response:
         return self.answer(request, id)

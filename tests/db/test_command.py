@@ -189,6 +189,22 @@ class TestShow:
         assert "SELECT '[bold]'" in text
 
 
+class TestPreflight:
+    def test_says_what_stands_in_the_way_and_what_to_do(self, control, migration):
+        row = migration(forwards="UPDATE nowhere SET n = 1")
+        done = shell("preflight", row.pk)
+        assert done.returncode == 1
+        assert "error    undefined_table: Statement 1 is about nowhere" in done.stdout
+        assert "\n         Apply the migration that makes it" in done.stdout
+        assert shell("preflight", "0001_index_async", "--json").returncode == 1
+
+    def test_json_has_the_findings_of_the_http_contract(self, control, migration):
+        done = shell("preflight", migration().pk, "--json")
+        assert done.returncode == 0
+        assert all({*found} == {"code", "level", "message", "detail", "hint"} for found in json.loads(done.stdout))
+        assert json.loads(done.stdout)
+
+
 class TestWhichIsMeant:
     pytestmark = pytest.mark.django_db
 
@@ -270,6 +286,14 @@ class TestAsking:
         assert shell("resume", row.pk).stdout == f"{row.name} on default: in line for a worker.\n"
         lifecycle.claim(row.pk, "worker-1:7")
         assert "asked to pause; the worker stops at the next checkpoint" in shell("pause", row.pk).stdout
+
+    def test_a_run_that_would_fail_is_refused_unless_it_is_forced(self, control, migration):
+        row = migration(forwards="UPDATE nowhere SET n = 1")
+        done = shell("run", row.pk)
+        assert (done.returncode, lifecycle.get(row.pk).status) == (2, Status.SCHEDULED)
+        assert "nowhere" in done.stderr
+        assert shell("run", row.pk, "--force").returncode == 0
+        assert lifecycle.get(row.pk).status == Status.STARTED
 
     def test_tune_sets_what_it_is_told_and_says_what_is_set(self, control, migration):
         row = migration(kind=Kind.BACKFILL)

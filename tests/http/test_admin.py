@@ -255,6 +255,14 @@ def test_the_detail_of_a_backfill_says_what_it_waits_for_and_what_was_set(browse
     assert re.findall(r'name="action" value="(\w+)"', page) == ["run_selected"], "for what was set aside"
 
 
+def test_what_would_fail_is_not_run_and_says_why(browser, migration):
+    row = migration(sql="UPDATE nowhere SET n = 1")
+    _, told = act(browser("run"), "run", row)
+    assert [level for level, _ in told] == ["error"]
+    assert "nowhere" in told[0][1]
+    assert lifecycle.get(row.pk).status == Status.SCHEDULED
+
+
 def test_one_refusal_says_why_and_what_is_allowed_and_keeps_nothing_else_from_happening(browser, migration):
     done, waits = migration("0001_done", status=Status.FINISHED), migration("0002_waits")
     _, told = act(browser("cancel"), "cancel", done, waits)

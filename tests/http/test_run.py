@@ -1,9 +1,12 @@
 """POST /api/async-migrations/{id}/run"""
 
+import socket
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import Permission, User
+from django.db import connections
 
 from async_migrations import lifecycle
 from async_migrations.states import Status
@@ -153,8 +156,8 @@ def test_a_bad_time_is_named(operator, migration, run_at):
 
 def test_an_unknown_field_is_named(operator, migration):
     row = migration()
-    response = operator.post(url(row.pk), {"runat": None, "force": True}, content_type="application/json")
-    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["force", "runat"]
+    response = operator.post(url(row.pk), {"runat": None, "forced": True}, content_type="application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["forced", "runat"]
     row.refresh_from_db()
     assert row.status == Status.SCHEDULED
 
@@ -207,3 +210,82 @@ def test_an_unknown_id_is_not_found(operator, headers):
 def test_a_query_parameter_is_refused(operator, migration):
     row = migration()
     assert_problem(operator.post(f"{url(row.pk)}?run_at=now", content_type="application/json"), 400, "validation_error")
+
+
+# --- the preflight ---
+
+
+@pytest.fixture
+def doomed(migration):
+    """A migration that is about a table that is not there."""
+
+    def make(status=Status.SCHEDULED):
+        return migration(status, sql_forwards="UPDATE nowhere SET n = 1")
+
+    return make
+
+
+@pytest.fixture
+def allowed(operator):
+    """A client of an operator who may force."""
+    user = User.objects.get(username="operator-1")
+    user.user_permissions.add(Permission.objects.get(codename="force_asyncmigrationstatus"))
+    return operator
+
+
+def test_what_would_fail_is_refused_with_the_findings(operator, doomed):
+    row = doomed()
+    problem = assert_problem(operator.post(url(row.pk), content_type="application/json"), 409, "preflight_failed")
+    (found,) = problem["findings"]
+    assert (found["code"], found["level"], found["detail"]) == (
+        "undefined_table",
+        "error",
+        {"statement": 1, "table": "nowhere"},
+    )
+    assert found["message"] in problem["detail"]
+    row.refresh_from_db()
+    assert (row.status, row.events.count()) == (Status.SCHEDULED, 1)
+
+
+def test_who_may_force_runs_it_all_the_same(allowed, doomed):
+    row = doomed()
+    assert_problem(allowed.post(url(row.pk), content_type="application/json"), 409, "preflight_failed")
+    assert_problem(allowed.post(url(row.pk), {"force": False}, "application/json"), 409, "preflight_failed")
+    response = allowed.post(url(row.pk), {"force": True}, content_type="application/json")
+    assert (response.status_code, response.json()["status"]) == (202, "STARTED")
+    assert row.events.last().detail == {"forced": True}
+
+
+@pytest.mark.parametrize("status", [Status.STARTED, Status.IN_PROGRESS, Status.FINISHED])
+def test_asking_twice_is_not_refused(operator, doomed, status):
+    assert operator.post(url(doomed(status).pk), content_type="application/json").status_code in {200, 202}
+
+
+def test_an_operator_may_not_force_even_what_nothing_stands_in_the_way_of(operator, migration):
+    row = migration()
+    response = operator.post(url(row.pk), {"force": True}, content_type="application/json")
+    problem = assert_problem(response, 403, "permission_denied")
+    assert problem["missing_permission"] == "async_migrations.force_asyncmigrationstatus"
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+@pytest.mark.parametrize("force", ["true", 1, None, [], {}])
+def test_force_is_true_or_false(operator, migration, force):
+    response = operator.post(url(migration().pk), {"force": force}, content_type="application/json")
+    assert list(assert_problem(response, 400, "validation_error")["errors"]) == ["force"]
+
+
+def test_a_target_that_does_not_answer_keeps_nobody_from_running(operator, migration, monkeypatch):
+    row = migration(sql_forwards="UPDATE nowhere SET n = 1", database="second")
+    monkeypatch.setitem(connections["second"].settings_dict, "HOST", "127.0.0.1")
+    monkeypatch.setitem(connections["second"].settings_dict, "PORT", "1")
+    assert operator.post(url(row.pk), content_type="application/json").status_code == 202
+
+
+def test_a_target_that_takes_connections_and_says_nothing_keeps_nobody_from_running(operator, migration, monkeypatch):
+    row = migration(database="second")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setitem(connections["second"].settings_dict, "HOST", "127.0.0.1")
+        monkeypatch.setitem(connections["second"].settings_dict, "PORT", str(silent.getsockname()[1]))
+        assert operator.post(url(row.pk), content_type="application/json").status_code == 202

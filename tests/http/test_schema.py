@@ -23,6 +23,7 @@ OPERATIONS = {
     "async_migrations_janitor_list": ("get", "/api/async-migrations/janitor"),
     "async_migrations_janitor_drop": ("post", "/api/async-migrations/janitor/drop"),
     "async_migrations_retrieve": ("get", "/api/async-migrations/{id}"),
+    "async_migrations_preflight": ("get", "/api/async-migrations/{id}/preflight"),
     "async_migrations_run": ("post", "/api/async-migrations/{id}/run"),
     "async_migrations_pause": ("post", "/api/async-migrations/{id}/pause"),
     "async_migrations_resume": ("post", "/api/async-migrations/{id}/resume"),

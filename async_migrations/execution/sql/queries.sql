@@ -131,8 +131,8 @@ WHERE NOT l.granted AND l.relation = ANY (%(tables)s) AND a.backend_type = 'clie
 ORDER BY l.waitstart
 
 -- tables_of --
--- The tables that are meant by names of tables or of indexes.
-SELECT DISTINCT coalesce(i.indrelid, c.oid) AS oid
+-- The tables that are meant by names of tables or of indexes, and how large each is.
+SELECT DISTINCT coalesce(i.indrelid, c.oid) AS oid, pg_table_size(coalesce(i.indrelid, c.oid)) AS bytes
 FROM unnest(%(names)s::text[]) AS name
 JOIN pg_class AS c ON c.oid = to_regclass(name)
 LEFT JOIN pg_index AS i ON i.indexrelid = c.oid

@@ -21,8 +21,9 @@ from django.utils import timezone
 from async_migrations import lifecycle
 from async_migrations.asking import ask, lift, tell, tell_tuned
 from async_migrations.conf import conf
-from async_migrations.errors import ExecutionError, NotALeftover, TransitionRefused
-from async_migrations.execution import janitor
+from async_migrations.errors import ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
+from async_migrations.execution import janitor, preflight
+from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Origin, Wanted
 from async_migrations.limits import OutOfLimits
@@ -42,7 +43,9 @@ Options = dict[str, Any]
 
 
 class Command(BaseCommand):
-    help = "List, show, run, pause, cancel, roll back, tune and hold async migrations, wait for them, and clean up."
+    help = (
+        "List, show, check, run, pause, cancel, roll back, tune and hold async migrations, wait for them, and clean up."
+    )
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
 
@@ -62,6 +65,7 @@ class Command(BaseCommand):
         verbs: dict[str, Callable[[Options], Exit]] = {
             "list": self._list,
             "show": self._show,
+            "preflight": self._preflight,
             "wait": self._wait,
             "tune": self._tune,
             "gate": self._gate,
@@ -108,6 +112,12 @@ class Command(BaseCommand):
             self.display.detail(row, events)
         return Exit.DONE
 
+    def _preflight(self, options: Options) -> Exit:
+        (row,) = find([options["migration"]], options["database"])
+        findings = preflight.look(row)
+        self.display.findings(findings)
+        return Exit.FAILED if any(found.level == ERROR for found in findings) else Exit.DONE
+
     def _request(self, options: Options) -> Exit:
         """Run, pause, cancel and so on; all names are looked up before anything is asked for."""
         verb = options["verb"]
@@ -116,8 +126,9 @@ class Command(BaseCommand):
             self.stderr.write("Nothing was rolled back.")
             return Exit.REFUSED
         origin = Origin(by=_who())
-        terms = {name: options.get(name) for name in ("run_at", "priority", "max_attempts")}
-        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **terms), tell)
+        terms = ("run_at", "priority", "max_attempts", "force")
+        wishes = {name: options[name] for name in terms if name in options}
+        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **wishes), tell)
         watches = [_watch(verb, answer.migration) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
@@ -136,7 +147,7 @@ class Command(BaseCommand):
         for row in rows:
             try:
                 answer = wish(row.pk)
-            except (TransitionRefused, OutOfLimits) as exc:
+            except (TransitionRefused, PreflightFailed, OutOfLimits) as exc:
                 self.stderr.write(printable(f"Refused: {exc}"))
             except AsyncMigrationStatus.DoesNotExist:
                 self.stderr.write(f"Refused: {row.name} on {row.database} is not there any more.")

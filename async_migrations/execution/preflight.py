@@ -1,0 +1,193 @@
+"""What stands in the way of a migration, looked for before it begins.
+
+Looking must not be felt by anybody: a session of its own, with a time for every question, no waiting for locks, and
+none taken but ACCESS SHARE. What could not be looked for is a finding too, and never an error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from .. import states
+from ..errors import ExecutionError, InvalidDefinition, PreflightFailed
+from ..models import AsyncMigrationStatus
+from ..states import Direction, Kind, Status
+from . import estimate, obstacles, surroundings
+from .definition import Definition, definition_of
+from .findings import CODES, ERROR, INFO, WARNING, Finding
+from .lint import lint
+from .look import Look, unseen
+from .session import Session
+from .statements import Effect, Statement, parse
+
+#: Seconds that a whole look may take, about: somebody waits for the answer.
+_SECONDS = 10.0
+
+#: And before a migration is put in line.
+_QUICK_SECONDS = 2.0
+
+# Of one question at most, so that one that takes long leaves time for the others.
+_QUESTION_SECONDS = 3.0
+
+# Who waits for a lock stands in the queue, and may be in the way of others there.
+_LOCK_SECONDS = 0.2
+
+# To connect; the driver knows whole seconds only, and 2 is its least.
+_PATIENCE_SECONDS = 2
+
+_WORST_FIRST = {ERROR: 0, WARNING: 1, INFO: 2}
+
+Check = Callable[..., Iterator[Finding]]
+
+
+class Checks(NamedTuple):
+    """What is looked for: before anything is set, of each statement, of a backfill, and of the target at the end."""
+
+    before: tuple[Check, ...]
+    of_statement: tuple[Check, ...]
+    of_backfill: tuple[Check, ...]
+    of_target: tuple[Check, ...]
+
+
+#: The errors that can be seen at once, in milliseconds.
+_QUICK = Checks((), (obstacles.tables_and_privileges, obstacles.indexes), (obstacles.table_of_backfill,), ())
+_ALL = Checks(
+    (surroundings.django_migration,),
+    (*_QUICK.of_statement, obstacles.duplicate_keys, obstacles.lock, estimate.duration),
+    (*_QUICK.of_backfill, obstacles.rows_of_backfill, estimate.duration_of_backfill),
+    (
+        estimate.sizes,
+        surroundings.busy,
+        surroundings.old_transactions,
+        surroundings.prepared_transactions,
+        surroundings.replicas,
+        surroundings.overridden_settings,
+        surroundings.disk,
+        lint,
+    ),
+)
+
+
+def look(migration: AsyncMigrationStatus) -> list[Finding]:
+    """Return what stands in the way of a migration now, and what is good to know before it begins; the worst first.
+
+    In the direction that it has; what is ROLLED BACK would go forwards. Raises nothing for a target that is away.
+    """
+    direction = Direction.FORWARDS if migration.status == Status.ROLLED_BACK else migration.direction
+    return sorted(
+        _Preflight(migration, direction, _SECONDS).findings(_ALL), key=lambda found: _WORST_FIRST[found.level]
+    )
+
+
+def require(migration: AsyncMigrationStatus) -> None:
+    """Raise PreflightFailed if an error stands in the way of going forwards, as far as that is seen in a moment.
+
+    What is under way or FINISHED is let pass, and so is what cannot be looked at from here: the worker finds out.
+    """
+    if migration.status not in states.RUN.sources:
+        return
+    found = _Preflight(migration, Direction.FORWARDS, _QUICK_SECONDS).findings(_QUICK)
+    errors = [each for each in found if each.level == ERROR]
+    if errors:
+        raise PreflightFailed(
+            f"{migration.name} on {migration.database} was not put in line, since it would fail: "
+            f"{' '.join(each.message for each in errors)} See to that and ask again; "
+            "who has the permission for it may say force.",
+            findings=[asdict(each) for each in errors],
+        )
+
+
+class _Preflight:
+    """One look at a target, from opening the session to closing it."""
+
+    def __init__(self, migration: AsyncMigrationStatus, direction: str, seconds: float) -> None:
+        self.migration, self.direction = migration, direction
+        self.deadline = time.monotonic() + seconds
+
+    def findings(self, checks: Checks) -> list[Finding]:
+        """Return what the checks find. Raises nothing for a target that is away."""
+        try:
+            statements, definition = self._read()
+            with Session(self.migration.database, "async-migrations/preflight", patience=_PATIENCE_SECONDS) as session:
+                return list(self._each(checks, Look(session, self.migration, self.direction, statements, definition)))
+        except InvalidDefinition as exc:
+            hint = "Correct the migration file and migrate again."
+            return [Finding("invalid_definition", ERROR, str(exc), hint=hint)]
+        except ExecutionError as error:
+            return [_out_of_reach(error)]
+
+    def _read(self) -> tuple[tuple[Statement, ...], Definition | None]:
+        migration = self.migration
+        backwards = self.direction == Direction.BACKWARDS
+        if migration.kind == Kind.BACKFILL:
+            if not migration.options.get("table"):
+                raise InvalidDefinition("The row of this backfill names no table; it was not made by a migration file.")
+            return (), definition_of(migration, self.direction)
+        sql = migration.sql_backwards if backwards else migration.sql_forwards
+        return parse(sql, atomic=bool(migration.options.get("atomic", True))), None
+
+    def _each(self, checks: Checks, look: Look) -> Iterator[Finding]:
+        # First what is looked up by the names of tables, before a search path of the migration's own is set.
+        first: tuple[Check, ...] = (*checks.before, _leave_out_what_is_done, _set_options)
+        for check in first:
+            yield from self._asked(check, look)
+        for statement in look.statements:
+            for check in (_set,) if statement.effect is Effect.SESSION else checks.of_statement:
+                yield from self._asked(check, look, statement)
+        for check in checks.of_backfill if look.definition else ():
+            yield from self._asked(check, look)
+        for check in checks.of_target:
+            yield from self._asked(check, look)
+
+    def _asked(self, check: Check, look: Look, *about: Any) -> Iterator[Finding]:
+        """Yield what a check finds; that it could not look is a finding too."""
+        left = self.deadline - time.monotonic()
+        try:
+            # When the time is up every further question ends at once, and says so.
+            look.session.limit(min(_QUESTION_SECONDS, max(left, 0.001)), _LOCK_SECONDS)
+            yield from check(look, *about)
+        except ExecutionError as error:
+            yield unseen(check.__name__.strip("_"), error.message, error.code)
+
+
+def _leave_out_what_is_done(look: Look) -> Iterator[Finding]:
+    """Forget the statements that an earlier attempt has marked as done; what sets something counts all the same."""
+    migration = look.migration
+    marked = look.session.one(
+        "preflight_done", name=migration.name, migration_id=migration.pk, direction=look.direction
+    ).get("done", [])
+    pairs = zip(marked, look.statements, strict=False)
+    done = len(list(takewhile(lambda pair: pair[0] == pair[1].digest, pairs)))
+    look.statements = tuple(
+        statement for statement in look.statements if statement.number > done or statement.effect is Effect.SESSION
+    )
+    yield from ()
+
+
+def _set_options(look: Look) -> Iterator[Finding]:
+    """Set what the options of the file set."""
+    for name, value in look.migration.options.get("settings", {}).items():
+        look.session.set(name, str(value))
+    yield from ()
+
+
+def _set(look: Look, statement: Statement) -> Iterator[Finding]:
+    """Follow a SET of the migration: its search path and role decide what names mean to the statements behind it."""
+    look.session.execute(statement.text)
+    yield from ()
+
+
+def _out_of_reach(error: ExecutionError) -> Finding:
+    """Return why the target cannot be looked at from here; a worker may have another way to it."""
+    code = error.code if error.code in CODES else "target_unavailable"
+    return Finding(
+        code,
+        WARNING,
+        f"The target could not be looked at from here: {error.message}",
+        {"error": error.code},
+        "Look again. A worker that reaches it no better fails of the same, or tries again.",
+    )
