@@ -75,7 +75,9 @@ class RequireFinished(Operation):
                 raise NotFinished(_refusal(verdict, connection.alias))
             mine = _to_carry_out(verdict, connection.alias) if work is None else []
             if work is None and not mine and time.monotonic() >= deadline:
-                raise NotFinished(_refusal(verdict, connection.alias))
+                if lifecycle.judge(wanted) == verdict:
+                    raise NotFinished(_refusal(verdict, connection.alias))
+                continue  # It went on between the two looks.
             _refuse_to_stand_in_the_way(connection)
             if mine:
                 work = aside.submit(_alone, _carry_out, mine)

@@ -12,8 +12,8 @@ import psycopg2
 from django.db import connections
 
 from api.processes import Running
-from async_migrations import lifecycle
-from async_migrations.lifecycle import Request
+from async_migrations import asking, lifecycle
+from async_migrations.lifecycle import Origin, Request
 from tests.conftest import eventually
 from tests.db.conftest import query
 
@@ -40,6 +40,11 @@ def row(client: httpx.Client, pk: int) -> dict[str, Any]:
     answer = client.get(f"/api/async-migrations/{pk}")
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
+
+
+def force(pk: int) -> None:
+    """Have a migration run although the preflight would refuse it."""
+    asking.ask("run", pk, Origin("test"), force=True)
 
 
 def ask(client: httpx.Client, pk: int, verb: str = "run") -> None:

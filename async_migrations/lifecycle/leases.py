@@ -7,7 +7,7 @@ from copy import copy
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError
 from django.db.models import F, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
@@ -18,7 +18,7 @@ from ..models import AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
 from .hold import held, is_held
 from .line import free_slot, in_line, with_taken
-from .moves import Lease, Origin, move, record, rows
+from .moves import Lease, Origin, move, record_where, rows
 
 _UNLEASED: dict[str, Any] = {
     "lease_token": None,
@@ -104,11 +104,8 @@ def renew(lease: Lease, **progress: Any) -> Asked:
 
 def note(lease: Lease, kind: str, **detail: Any) -> None:
     """Add an event to the history of the attempt. Raises LeaseLost when the lease is gone."""
-    with transaction.atomic(using=conf.control_database):
-        row = _leased(lease).select_for_update(of=("self",)).first()
-        if row is None:
-            raise LeaseLost
-        record(row, kind, Origin(lease.worker), **detail)
+    if not record_where(_leased(lease), lease.migration, kind, Origin(lease.worker), **detail):
+        raise LeaseLost
 
 
 def succeed(lease: Lease, *before: tuple[str, dict[str, Any]], **counted: Any) -> None:

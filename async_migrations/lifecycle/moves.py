@@ -155,6 +155,27 @@ def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: s
     _log(row, event)
 
 
+def record_where(
+    found: QuerySet[AsyncMigrationStatus], row: AsyncMigrationStatus, kind: str, origin: Origin, **detail: Any
+) -> bool:
+    """Add an event if the row is among those found; False: it is not.
+
+    One statement: a worker that is frozen between two would keep the row locked, and nobody could reap its lease.
+    """
+    event = _event(row, kind, origin, detail=detail, attempt=row.attempt)
+    select, parameters = found.order_by().values("id").query.get_compiler(conf.control_database).as_sql()
+    with connections[conf.control_database].cursor() as cursor:
+        cursor.execute(
+            f"WITH moved AS ({select}) INSERT INTO {AsyncMigrationEvent._meta.db_table} "
+            f"(migration_id, {', '.join(_EVENT_COLUMNS)}) {_MOVED_EVENT}",
+            [*parameters, *_values(event)],
+        )
+        recorded = bool(cursor.rowcount > 0)
+    if recorded:
+        _log(row, event)
+    return recorded
+
+
 def _event(
     row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", detail: dict[str, Any], attempt: int
 ) -> AsyncMigrationEvent:

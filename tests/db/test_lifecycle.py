@@ -401,6 +401,21 @@ def test_a_lease_that_ran_out_is_reaped_and_its_holder_writes_nothing_more(migra
     assert lifecycle.get(row.pk).status == Status.STARTED
 
 
+def test_a_worker_that_is_frozen_at_any_moment_keeps_no_row_locked(migration, django_assert_num_queries) -> None:
+    """One statement a write, in autocommit: between two of them nothing is held that a reaper would wait for."""
+    row = migration("SELECT 1")
+    lifecycle.run(row.pk, ALICE)
+    lease = lifecycle.claim(row.pk, "worker")
+    assert lease is not None
+    for write in (
+        lambda: lifecycle.note(lease, "x", n=1),
+        lambda: lifecycle.succeed(lease, ("statement_done", {})),
+    ):
+        with django_assert_num_queries(1):
+            write()
+    assert kinds(lease.migration)[-3:] == ["x", "statement_done", "succeed"]
+
+
 def test_a_lease_that_runs_out_in_the_last_attempt_ends_in_error(migration) -> None:
     row = migration("SELECT 1", max_attempts=1)
     lifecycle.run(row.pk, ALICE)

@@ -14,7 +14,7 @@ from async_migrations import lifecycle
 from async_migrations.tasks import execute_migration
 from tests.conftest import eventually, free_port
 from tests.db.conftest import book, index_is_valid, kinds, query  # noqa: F401 - a fixture
-from tests.driving import OLD_SNAPSHOT, QUICK, ask, backends, ended, held, row, scheduled, stop_group
+from tests.driving import OLD_SNAPSHOT, QUICK, ask, backends, ended, force, held, row, scheduled, stop_group
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("control", "book")]
 
@@ -253,7 +253,7 @@ def test_two_builds_on_one_table_are_carried_out_one_after_the_other(client, sta
 def test_what_cannot_work_ends_in_error_that_says_why(client, start_worker, sql, code) -> None:
     start_worker()
     pk = scheduled(sql)
-    ask(client, pk)
+    force(pk)
     now = ended(client, pk)
     assert now["status"] == "ERROR"
     assert now["meta"]["error"]["code"] == code
