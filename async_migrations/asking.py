@@ -47,10 +47,9 @@ def ask(
     TransitionRefused, PreflightFailed, OutOfLimits, and AsyncMigrationStatus.DoesNotExist.
     """
     if verb == RUN.name:
-        if not force:
-            preflight.require(lifecycle.get(pk))
         terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
-        answer = lifecycle.run(pk, origin, **terms, forced=force)
+        terms["sent"] = run_at is None and tasks.broker_is_configured()
+        answer = lifecycle.run(pk, origin, **terms, forced=force, require=None if force else preflight.require)
     else:
         answer = _VERBS[verb](pk, origin)
     if answer.migration.status == Status.STARTED:

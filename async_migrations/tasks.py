@@ -142,8 +142,8 @@ def _send_row(row: AsyncMigrationStatus) -> None:
         return  # What has a time to begin at is sent by the reconciler when it has come.
     if not broker_is_configured():
         _carry_out_here(row.pk)
-    elif _enqueue(row):  # First the message, then the mark: a message too many does no harm, and nobody waits.
-        lifecycle.mark_dispatched(row)
+    elif _enqueue(row) and row.dispatched_at is None:
+        lifecycle.mark_dispatched(row)  # First the message, then the mark: one too many does no harm, and nobody waits.
 
 
 def _enqueue(row: AsyncMigrationStatus) -> bool:

@@ -1,13 +1,13 @@
-"""Sessions of attempts that succeeded, kept a while for the next: connecting is most of what a short migration costs.
+"""Sessions that ended well, kept a while for the next use: connecting is most of what a short migration costs.
 
-Only worker processes keep any. Whatever is unusual about a session closes it: nothing that an attempt left behind may
-meet the next one.
+Whatever is unusual about a session closes it: nothing that one use left behind may meet the next one.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from ..conf import conf
 from ..errors import ExecutionError
@@ -18,9 +18,13 @@ LONGEST_SECONDS = 60.0
 
 
 class Pool:
-    """The sessions that a process keeps, none until it is told to."""
+    """The sessions that a process keeps for one purpose, none until it is told to.
 
-    def __init__(self) -> None:
+    room: returns how many it keeps of a database. patience: as `Session` takes it.
+    """
+
+    def __init__(self, room: Callable[[], int], patience: int | None = None) -> None:
+        self._room, self._patience = room, patience
         self._lock = threading.Lock()
         self._kept: list[Session] = []
         self._keeps = False
@@ -44,10 +48,10 @@ class Pool:
             except ExecutionError:  # Its server process has ended meanwhile, or its server.
                 pass
             session.close()
-        return Session(alias, application_name)
+        return Session(alias, application_name, patience=self._patience)
 
     def clear(self, session: Session) -> bool:
-        """Free a session of all that an attempt left in it, or close it; say whether it may be given back."""
+        """Free a session of all that was left in it, or close it; say whether it may be given back."""
         try:
             if self._keeps and _is_young(session):
                 session.forget()
@@ -61,7 +65,7 @@ class Pool:
         """Keep a session that is clear, if there are not as many as can be used at once."""
         with self._lock:
             beside = sum(kept.alias == session.alias for kept in self._kept)
-            if self._keeps and beside < conf.max_running_per_database:
+            if self._keeps and beside < self._room():
                 self._kept.append(session)
                 return
         session.close()
@@ -86,5 +90,5 @@ def _is_young(session: Session, seconds: float = LONGEST_SECONDS) -> bool:
     return time.monotonic() - session.opened_at < seconds
 
 
-#: The sessions of this process.
-sessions = Pool()
+#: The sessions of the attempts that this process carries out; only a worker keeps any.
+sessions = Pool(lambda: conf.max_running_per_database)

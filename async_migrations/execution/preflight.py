@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import takewhile
+from math import ceil
 from typing import Any, NamedTuple
+
+from django.db import connections
 
 from .. import states
 from ..errors import ExecutionError, InvalidDefinition, PreflightFailed
@@ -21,6 +25,7 @@ from .definition import Definition, definition_of
 from .findings import CODES, ERROR, INFO, WARNING, Finding
 from .lint import lint
 from .look import Look, unseen
+from .pool import Pool
 from .session import Session
 from .statements import Effect, Statement, parse
 
@@ -31,13 +36,19 @@ _SECONDS = 10.0
 _QUICK_SECONDS = 2.0
 
 # Of one question at most, so that one that takes long leaves time for the others.
-_QUESTION_SECONDS = 3.0
+_QUESTION_SECONDS = 3
 
 # Who waits for a lock stands in the queue, and may be in the way of others there.
 _LOCK_SECONDS = 0.2
 
 # To connect; the driver knows whole seconds only, and 2 is its least.
 _PATIENCE_SECONDS = 2
+
+# One for each request that a web process may have at hand at once, about.
+_SESSIONS_KEPT = 4
+
+_sessions = Pool(lambda: _SESSIONS_KEPT, _PATIENCE_SECONDS)
+_sessions.keep()
 
 _WORST_FIRST = {ERROR: 0, WARNING: 1, INFO: 2}
 
@@ -107,12 +118,13 @@ class _Preflight:
     def __init__(self, migration: AsyncMigrationStatus, direction: str, seconds: float) -> None:
         self.migration, self.direction = migration, direction
         self.deadline = time.monotonic() + seconds
+        self.limited = 0  # Seconds that a question may take now, as the session has been told.
 
     def findings(self, checks: Checks) -> list[Finding]:
         """Return what the checks find. Raises nothing for a target that is away."""
         try:
             statements, definition = self._read()
-            with Session(self.migration.database, "async-migrations/preflight", patience=_PATIENCE_SECONDS) as session:
+            with _session(self.migration.database) as session:
                 return list(self._each(checks, Look(session, self.migration, self.direction, statements, definition)))
         except InvalidDefinition as exc:
             hint = "Correct the migration file and migrate again."
@@ -145,18 +157,26 @@ class _Preflight:
 
     def _asked(self, check: Check, look: Look, *about: Any) -> Iterator[Finding]:
         """Yield what a check finds; that it could not look is a finding too."""
-        left = self.deadline - time.monotonic()
+        name = check.__name__.strip("_")
+        left = min(_QUESTION_SECONDS, ceil(self.deadline - time.monotonic()))
+        if left <= 0:
+            yield unseen(name, "the time for the whole look was up", "statement_cancelled")
+            return
         try:
-            # When the time is up every further question ends at once, and says so.
-            look.session.limit(min(_QUESTION_SECONDS, max(left, 0.001)), _LOCK_SECONDS)
+            if left != self.limited:
+                look.session.limit(left, _LOCK_SECONDS)
+            # What the migration sets may be one of the limits.
+            self.limited = 0 if check in (_set, _set_options) else left
             yield from check(look, *about)
         except ExecutionError as error:
-            yield unseen(check.__name__.strip("_"), error.message, error.code)
+            yield unseen(name, error.message, error.code)
 
 
 def _leave_out_what_is_done(look: Look) -> Iterator[Finding]:
     """Forget the statements that an earlier attempt has marked as done; what sets something counts all the same."""
     migration = look.migration
+    if not migration.has_run:
+        return
     marked = look.session.one(
         "preflight_done", name=migration.name, migration_id=migration.pk, direction=look.direction
     ).get("done", [])
@@ -166,6 +186,24 @@ def _leave_out_what_is_done(look: Look) -> Iterator[Finding]:
         statement for statement in look.statements if statement.number > done or statement.effect is Effect.SESSION
     )
     yield from ()
+
+
+@contextmanager
+def _session(alias: str) -> Iterator[Session]:
+    """Lend a session to the target; it is kept for the next look where Django keeps its own connections to it.
+
+    Raises ExecutionError.
+    """
+    session = _sessions.borrow(alias, "async-migrations/preflight")
+    try:
+        yield session
+    except BaseException:
+        session.close()
+        raise
+    if not connections[alias].settings_dict["CONN_MAX_AGE"]:
+        session.close()
+    elif _sessions.clear(session):
+        _sessions.give_back(session)
 
 
 def _set_options(look: Look) -> Iterator[Finding]:

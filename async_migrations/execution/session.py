@@ -119,11 +119,9 @@ class Session:
     def __init__(self, alias: str, application_name: str, *, patience: int | None = None) -> None:
         self.alias, self.opened_at = alias, time.monotonic()
         self._parameters, self._role = _parameters(alias)
-        if patience is not None:
-            limits = {"connect_timeout": patience, "tcp_user_timeout": patience * 1000}
-            self._parameters = self._parameters | limits
+        self._limits = {} if patience is None else {"connect_timeout": patience, "tcp_user_timeout": patience * 1000}
         with translated():
-            self._connection = psycopg2.connect(**{**self._parameters, "application_name": _RESTING})
+            self._connection = self._connect()
             self._connection.autocommit = True
         try:
             # Before anything is set: behind a pooler that would stay in a backend which the application gets next.
@@ -134,6 +132,9 @@ class Session:
         except BaseException:
             self.close()
             raise
+
+    def _connect(self) -> Any:
+        return psycopg2.connect(**{**self._parameters, **self._limits, "application_name": _RESTING})
 
     def begin(self, application_name: str) -> None:
         """Set what every session begins with, under this name. Raises ExecutionError, also if it is dead."""
@@ -172,7 +173,7 @@ class Session:
 
     def _keeps_backend(self) -> bool:
         """Whether a second connection, in a transaction, never gets this one's backend or drives it to another."""
-        with closing(psycopg2.connect(**{**self._parameters, "application_name": _RESTING})) as rival:
+        with closing(self._connect()) as rival:
             for _ in range(_POOLER_TRIES):
                 try:
                     with rival, rival.cursor() as cursor:  # A transaction holds on to the backend that it is given.

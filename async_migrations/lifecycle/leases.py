@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from copy import copy
 from datetime import timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
@@ -30,6 +31,8 @@ _UNLEASED: dict[str, Any] = {
     "phase": "",
 }
 
+_BESIDE = -1  # In place of an id; there is no such row.
+
 # Who loses a race for the first in line looks again; each time somebody else has got on.
 _TRIES = 10
 
@@ -42,14 +45,27 @@ def claim(pk: int, worker: str) -> Lease | None:
 
 def claim_first(beside: int, worker: str) -> Lease | None:
     """Take the lease of what is first in line on the database of this migration; None when nothing can be claimed."""
-    database = Subquery(rows().filter(pk=beside).order_by().values("database"))
+    sql, parameters = _first_in_line(conf.control_database)
     for _ in range(_TRIES):
-        row = with_taken(in_line().filter(database=database)).first()
+        found = rows().raw(sql, [beside if value == _BESIDE else value for value in parameters])
+        row = next(iter(found), None)
         if row is None or free_slot(row) is None:
             return None
         if lease := _take(row, worker):
             return lease
     return None
+
+
+@cache
+def _first_in_line(alias: str) -> tuple[str, tuple[Any, ...]]:
+    """Return the query for the first in line beside the migration `_BESIDE`, and its parameters.
+
+    Made once: every message asks it, and to put it together takes Django longer than PostgreSQL to answer it.
+    """
+    database = Subquery(rows().filter(pk=_BESIDE).order_by().values("database"))
+    first = with_taken(in_line().filter(database=database))[:1]
+    sql, parameters = first.query.get_compiler(alias).as_sql()
+    return sql, tuple(parameters)
 
 
 def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
@@ -30,13 +30,17 @@ def run(
     priority: int | None = None,
     max_attempts: int | None = None,
     forced: bool = False,
+    require: Callable[[AsyncMigrationStatus], None] | None = None,
+    sent: bool = False,
 ) -> Answer:
     """Put a migration in line for a worker, forwards, with its attempts counted from zero.
 
     run_at: aware; not to begin before. priority, max_attempts: within `limits.TERMS`; None leaves what the row says.
-    forced: nobody looked what stands in the way; the event says so. Asking again while it is in line, in progress or
-    FINISHED changes nothing, whatever is given; if rows were set aside, those are tried again. Raises OutOfLimits, and
-    TransitionRefused where the table of transitions has no such move.
+    forced: nobody looked what stands in the way; the event says so. require: raises if something does. sent: the caller
+    sends the message as soon as this is committed; if it dies before, the reconciler does, `resend_seconds` later.
+    Asking again while it is in line, in progress or FINISHED changes nothing, whatever is given; if rows were set
+    aside, those are tried again. Raises OutOfLimits, and TransitionRefused where the table of transitions has no such
+    move.
     """
     given = {"priority": priority, "max_attempts": max_attempts}
     terms = {name: value for name, value in given.items() if value is not None}
@@ -46,7 +50,9 @@ def run(
         transition = _transition_of_run(row)
         if transition is None:
             return Answer(row, changed=False)
-        changes = {**fresh(origin, Direction.FORWARDS, run_at), **terms}
+        if require is not None:
+            require(row)
+        changes = {**fresh(origin, Direction.FORWARDS, run_at), **terms, "dispatched_at": Now() if sent else None}
         if move(transition, row, Status.STARTED, origin, detail=detail, **changes):
             return Answer(row, changed=True)
     raise contended(row)
