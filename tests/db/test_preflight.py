@@ -603,3 +603,39 @@ def test_a_run_forwards_is_looked_at_forwards(migration) -> None:
 
 def test_a_run_does_not_look_for_what_takes_its_time(migration) -> None:
     assert asking.ask("run", migration(UNIQUE).pk, Origin("test")).changed
+
+
+# --- its session ---
+
+IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'async-migrations idle'"
+
+
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have Django, and so the preflight, keep connections to the target."""
+    monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", 60)
+    yield
+    preflight._sessions.close_old(0)
+    eventually(lambda: not query(IDLE))
+
+
+@pytest.mark.usefixtures("lasting")
+def test_the_session_is_kept_without_what_a_migration_has_set_in_it(migration) -> None:
+    assert codes(migration(f"SET search_path = nowhere; {BUILD}")) == {"undefined_table"}
+    kept = query(IDLE)
+    assert codes(migration(BUILD)) == set()
+    assert query(IDLE) == kept != []
+
+
+@pytest.mark.usefixtures("lasting")
+def test_a_kept_session_whose_server_process_is_gone_is_replaced(migration) -> None:
+    row = migration(BUILD)
+    assert codes(row) == set()
+    query(f"SELECT pg_terminate_backend(pid) FROM ({IDLE}) AS idle")
+    eventually(lambda: not query(IDLE))
+    assert codes(row) == set()
+
+
+def test_no_session_is_kept_where_django_keeps_none(migration) -> None:
+    assert codes(migration(BUILD)) == set()
+    assert query(IDLE) == []
