@@ -114,9 +114,9 @@ class Conf:
     max_running_per_database = Setting(1, _count, "migrations carried out at once on one database.")
     shutdown_grace_seconds = Setting(25.0, _seconds, "seconds that a running statement is given when a worker stops.")
 
-    batch_size = Setting(10_000, _count, "rows of the largest batch of a backfill.")
+    batch_size = Setting(4_000, _count, "rows of the largest batch of a backfill.")
     target_batch_seconds = Setting(0.5, _seconds, "seconds that a batch is to take.")
-    duty_cycle = Setting(0.85, _share, "share of the time that a backfill is at work, the rest is the application's.")
+    duty_cycle = Setting(0.8, _share, "share of the time that a backfill is at work, the rest is the application's.")
     # A backfill waits while the database is over one of these; what each counts stands in `execution/throttle.py`.
     throttle_replica_lag_seconds = Setting[float | None](10.0, _limit, "seconds that a standby may be behind, or off.")
     throttle_lock_waiters = Setting[float | None](

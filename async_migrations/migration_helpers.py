@@ -126,8 +126,8 @@ def make_backfill_migration(
         then: "refuse", or "noop", which leaves the rows as they are.
     key: columns of a unique B-tree index to walk by, in its order; the primary key by itself.
     lanes: ranges of the key that several workers may carry out at once.
-    batch_size: rows of the largest batch (setting, 10,000). target_batch_seconds: that a batch is to take (0.5).
-    batch_delay_seconds: rest after each batch (0). duty_cycle: share of the time at work, up to 1 (0.85).
+    batch_size: rows of the largest batch (setting, 4,000). target_batch_seconds: that a batch is to take (0.5).
+    batch_delay_seconds: rest after each batch (0). duty_cycle: share of the time at work, up to 1 (0.8).
     max_rows_per_second: bound for all lanes together.
     throttle: False does not look at the health of the database; a dict has thresholds that win over the settings.
     window: times of day in which it works, e.g. "22:00-06:00 Europe/Berlin".

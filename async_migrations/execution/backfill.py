@@ -131,6 +131,9 @@ class _Backfill:
 
     def carry_out(self) -> None:
         heartbeat = self._attempt.heartbeat
+        if "max_parallel_workers_per_gather" not in self._options.get("settings", {}):
+            # Looking how many rows there are, or are left, reads the whole table: not on every core at once.
+            self._session.set("max_parallel_workers_per_gather", "0")
         heartbeat.phase = "looking how many rows there are"
         heartbeat.report = self._report
         heartbeat.watch(self._session.backend)
