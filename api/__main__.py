@@ -8,6 +8,7 @@ import sys
 
 from django.core.exceptions import ImproperlyConfigured
 
+from api import counters
 from api.processes import SERVICE_VARIABLES, WORKER_THREADS, manage_command, readiness, web_command, worker_command
 
 
@@ -26,6 +27,12 @@ def main(arguments: list[str]) -> int:
     except ImproperlyConfigured as exc:
         print(f"api: the settings cannot be used. {exc}", file=sys.stderr)  # noqa: T201
         return 1
+    if chosen.command in ("web", "worker"):
+        try:
+            os.environ[counters.VARIABLE] = str(counters.shared_directory(os.environ.get(counters.VARIABLE)))
+        except OSError as exc:
+            print(f"api: there is no place for the metrics; name one in {counters.VARIABLE}. {exc}", file=sys.stderr)  # noqa: T201
+            return 1
     command = _command(chosen, rest)
     # Replaces this process, so that a container's signals reach the command itself.
     return os.execv(command[0], command)  # noqa: S606

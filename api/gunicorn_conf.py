@@ -5,6 +5,7 @@ from typing import Any
 
 from django.urls import get_resolver
 
+from api import tracing
 from api.settings import LOGGING
 
 wsgi_app = "api.wsgi"
@@ -29,6 +30,7 @@ logconfig_dict = {
 
 def post_worker_init(worker: Any) -> None:
     """Load every door before the first request, which would wait for it, and say who may wait, and until when."""
+    tracing.set_up()
     _ = get_resolver().url_patterns
     # Imported here: models cannot be loaded before the application is.
     from async_migrations.rest.waiting import places

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 from django.core.exceptions import ImproperlyConfigured
 
-from api import variables
+from api import counters, variables
 from api.children import Ended, run_together
 from api.embedded import EmbeddedError, data_directory, start_embedded
 from api.processes import (
@@ -103,6 +103,8 @@ def serve(plan: Plan) -> None:
         }
         if plan.database_url is None:
             report |= {"admin_user": "admin", "admin_password": _admin(kept["admin_password"], env)}
+        # Not for the commands above, which would leave files there; nobody else is at work in our directory.
+        env[counters.VARIABLE] = str(counters.empty_directory(plan.data_dir / "metrics"))
         report_file = plan.data_dir / "serve.json"
         stack.callback(report_file.unlink, missing_ok=True)
         _run_children(plan, env, report, report_file)

@@ -10,6 +10,8 @@
 | ALLOW_SCHEDULED_MIGRATIONS | `migrate` only records; default no |
 | DEBUG, SECURE_COOKIES | default no; the latter is for a service behind TLS |
 | LOG_LEVEL, LOG_FORMAT | default INFO and json |
+| METRICS_BIND | HOST:PORT where a worker answers /metrics; unset: nowhere |
+| OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER | where spans go; unset: nowhere |
 | ASYNC_MIGRATIONS_* | see `async_migrations.conf` |
 """
 
@@ -36,6 +38,12 @@ LOGGING = logging_config(
     level=variables.choice(_env, "LOG_LEVEL", variables.LOG_LEVELS, default="INFO"),
     form=variables.choice(_env, "LOG_FORMAT", variables.LOG_FORMATS, default="json"),
 )
+METRICS_BIND = variables.address(_env, "METRICS_BIND")
+# As OpenTelemetry has it, but for one thing: without a word nothing is sent.
+_collector = _env.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+TRACES_EXPORTER = variables.choice(
+    _env, "OTEL_TRACES_EXPORTER", variables.TRACES_EXPORTERS, default="otlp" if _collector else "none"
+)
 globals().update(variables.app_settings(_env))
 
 # --- applications ---
@@ -58,6 +66,10 @@ INSTALLED_APPS = [
 # Without a broker there is no such setting at all: that tells the app to carry migrations out inline.
 if (_broker := variables.broker(_env)) is not None:
     DRAMATIQ_BROKER = _broker
+    if METRICS_BIND is not None:
+        DRAMATIQ_BROKER["MIDDLEWARE"].append("api.exposition.Exposition")
+    if TRACES_EXPORTER != "none":
+        DRAMATIQ_BROKER["MIDDLEWARE"].append("api.tracing.Tracing")
     # Ahead of the app: it sets the broker that the actors bind to.
     INSTALLED_APPS.insert(INSTALLED_APPS.index("async_migrations"), "django_dramatiq")
 

@@ -7,11 +7,13 @@ from drf_spectacular.views import SpectacularSwaggerView
 
 from api import errors, health
 from api.document import DocumentView
+from async_migrations.rest.metrics import MetricsDoor
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/api/docs")),
     path("healthz", health.alive, name="alive"),
     path("readyz", health.ready, name="ready"),
+    path("metrics", MetricsDoor.as_view(), name="metrics"),
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("api/schema", DocumentView.as_view(), name="schema"),

@@ -21,6 +21,7 @@ DATABASE_FORMS = "postgresql://USER:PASSWORD@HOST:PORT/NAME or postgresql://USER
 BROKER_FORMS = "redis://HOST:PORT/0, rediss://HOST:PORT/0, unix:///PATH/OF/SOCKET or amqp://USER:PASSWORD@HOST:PORT/"
 LOG_LEVELS: tuple[str, ...] = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: tuple[str, ...] = ("console", "json")
+TRACES_EXPORTERS: tuple[str, ...] = ("otlp", "console", "none")
 
 # Seconds. A server that is away must not hold a request for longer than a person or a probe would wait.
 CONNECT_TIMEOUT = 3
@@ -69,6 +70,16 @@ def origins(env: Environment, name: str) -> list[str]:
         if urlsplit(origin).scheme not in ("http", "https"):
             raise ImproperlyConfigured(f"{name} holds {origin!r}: say https://HOST, several separated by commas.")
     return found
+
+
+def address(env: Environment, name: str) -> tuple[str, int] | None:
+    """Read HOST:PORT; None where it is unset."""
+    if not (text := env.get(name)):
+        return None
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        raise ImproperlyConfigured(f"{name} is {text!r}: say HOST:PORT, such as 127.0.0.1:9191 or [::1]:9191.")
+    return host.strip("[]"), int(port)
 
 
 def secret_key(env: Environment, *, debug: bool) -> str:

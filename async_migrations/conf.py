@@ -64,6 +64,13 @@ def _places(value: Any) -> int:
     return number
 
 
+def _switch(value: Any) -> bool:
+    try:
+        return parse_switch("", value)
+    except ImproperlyConfigured as exc:
+        raise ValueError from exc
+
+
 def _count_or_off(value: Any) -> int | None:
     return None if _limit(value) is None else _count(value)
 
@@ -148,6 +155,8 @@ class Conf:
         30_000, _count_or_off, "requests a minute that a token, or a person's session, may make, or off."
     )
     waiting_places = Setting(4, _places, "requests that a web process may hold for `Prefer: wait`.")
+
+    metrics_public = Setting(False, _switch, "whether /metrics needs no token: yes or no.")
 
     @staticmethod
     def settings() -> Iterator[Setting[Any]]:

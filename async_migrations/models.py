@@ -73,6 +73,9 @@ class AsyncMigrationStatus(models.Model):
     request_id = models.CharField(
         max_length=128, blank=True, default="", help_text="Of the HTTP request that it was asked for by."
     )
+    traceparent = models.CharField(
+        max_length=55, blank=True, default="", db_default="", help_text="The span that it was asked for in."
+    )
     outbox_id = models.UUIDField(null=True, blank=True, help_text="The last request taken over from the target.")
 
     run_at = models.DateTimeField(null=True, blank=True, help_text="Not to be claimed before.")

@@ -22,7 +22,7 @@ from django.conf import settings
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.utils import timezone
 
-from . import lifecycle
+from . import counting, lifecycle, tracing
 from .conf import conf
 from .errors import BrokerAway, ExecutionError, NotALeftover
 from .execution import backfill, executor, heartbeat, janitor
@@ -148,8 +148,10 @@ def _send_row(row: AsyncMigrationStatus) -> None:
 
 def _enqueue(row: AsyncMigrationStatus) -> bool:
     """Send the message; False when the broker is away, whatever its client raises then: the row is what counts."""
+    about = {"id": row.pk, "messaging.system": "dramatiq", "messaging.destination.name": conf.queue}
     try:
-        execute_migration.send(row.pk)
+        with tracing.span("send message", about, kind="producer", parent=row.traceparent):
+            execute_migration.send(row.pk)
     except Exception:
         logger.warning("message not sent, will be sent again", extra={"migration_id": row.pk}, exc_info=True)
         lifecycle.mark_unsent(row)
@@ -267,6 +269,7 @@ if broker_is_configured():
                 sessions.close_old()
                 try:
                     reconcile()
+                    counting.worker_seen(conf.queue)
                 except (DatabaseError, InterfaceError):
                     logger.warning("reconciler could not look", exc_info=True)
                 finally:

@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from async_migrations import limits, states
+from async_migrations import counting, limits, states
 from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
 from async_migrations.execution import findings, session
 from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
-from async_migrations.rest import problems
+from async_migrations.rest import metrics, problems
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BACKFILLS = ROOT / "docs" / "backfills.md"
 PREFLIGHT = ROOT / "docs" / "preflight.md"
+MONITORING = ROOT / "docs" / "monitoring.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 
@@ -152,6 +153,16 @@ def test_the_variables_table_has_every_variable_that_the_service_reads():
     read = set(re.findall(r'(?:_env, |env\.get\(|env\[|"default": )"([A-Z_]+)"', source))
     documented = {row[0].strip("`") for row in table(README, "variable")}
     assert documented == read | {"SECRET_KEY", "DATABASE_URL_<ALIAS>", "ASYNC_MIGRATIONS_*"}
+
+
+def test_the_metrics_are_those_of_the_code_with_their_labels():
+    state = {row[0].strip("`"): set(re.findall(r"`(\w+)`", row[1])) for row in table(MONITORING, "gauge")}
+    assert state == {f"async_migrations_{name}": set(labels) for name, (labels, _) in metrics.STATE.items()}
+    counted = {row[0].strip("`"): (row[1], set(re.findall(r"`(\w+)`", row[2]))) for row in table(MONITORING, "metric")}
+    known = [(next(iter(metric.describe())), set(metric._labelnames)) for metric in counting.METRICS]
+    assert counted == {
+        family.name + ("_total" if family.type == "counter" else ""): (family.type, labels) for family, labels in known
+    }
 
 
 def test_the_statuses_are_those_of_the_code():

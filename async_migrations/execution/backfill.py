@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from .. import lifecycle
+from .. import lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..states import Status
@@ -19,7 +19,7 @@ from .attempt import Attempt, Interrupted
 from .definition import Definition, definition_of
 from .heartbeat import Progress, Stop
 from .keyset import Keyset, keyset
-from .lanes import Lanes, lane_application_name
+from .lanes import Lane, Lanes, lane_application_name
 from .orders import Follower, Holder, Orders
 from .session import Session
 from .walk import Walk, changer
@@ -96,7 +96,7 @@ def _work(orders: Orders, session: Session, definition: Definition, walked: Keys
     if lane is None:
         return False
     try:
-        Walk(orders, session, definition, walked, lane).carry_out()
+        _walk(orders, session, definition, walked, lane)
     except LeaseLost:  # Of this lane: whoever has it now goes on there.
         lanes.leave(lane)
     except ExecutionError as error:
@@ -107,6 +107,15 @@ def _work(orders: Orders, session: Session, definition: Definition, walked: Keys
         lanes.leave(lane)
         raise
     return True
+
+
+def _walk(orders: Orders, session: Session, definition: Definition, walked: Keyset, lane: Lane) -> None:
+    with tracing.span("lane", {"lane": lane.number}, parent=orders.migration.traceparent) as tell:
+        walk = Walk(orders, session, definition, walked, lane)
+        try:
+            walk.carry_out()
+        finally:
+            tell({"rows": walk.rows})
 
 
 class _Backfill:

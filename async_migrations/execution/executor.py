@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from django.db import DatabaseError, InterfaceError, connections
 
-from .. import lifecycle
+from .. import lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, InvalidDefinition, LeaseLost
 from ..lifecycle import Lease
@@ -70,6 +70,16 @@ def execute(lease: Lease, nudge: Nudge) -> None:
 
     nudge: asks so many other workers to help with the lanes of this migration.
     """
+    row = lease.migration
+    about = {"id": row.pk, "name": row.name, "database": row.database, "kind": row.kind, "direction": row.direction}
+    about |= {"attempt": lease.attempt, "worker": lease.worker}
+    with tracing.span("attempt", about, kind="consumer", parent=row.traceparent) as tell:
+        outcome = _execute(lease, nudge)
+        error = outcome.error.code if isinstance(outcome, Failed) else None
+        tell({"outcome": type(outcome).__name__, tracing.ERROR: error})
+
+
+def _execute(lease: Lease, nudge: Nudge) -> Outcome:
     with Heartbeat(lease, lease.migration.database) as heartbeat:
         attempt = Attempt(lease, heartbeat)
         outcome = perform(attempt, nudge)
@@ -81,6 +91,7 @@ def execute(lease: Lease, nudge: Nudge) -> None:
         sessions.give_back(cleared)
     elif cleared is not None:  # Somebody else has the migration now, and may be cancelling what we left.
         cleared.close()
+    return outcome
 
 
 def perform(attempt: Attempt, nudge: Nudge) -> Outcome:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .. import lifecycle
+from .. import lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from . import duplicates, verify
@@ -24,6 +24,12 @@ def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     """Carry one statement out, see that its effect is there, and mark it as done. Raises ExecutionError, LeaseLost."""
     attempt.go_on()
     attempt.current = statement.number
+    about = {"statement": statement.number, "digest": statement.digest, "effect": statement.effect.name}
+    with tracing.span("statement", about):
+        _carry_out(attempt, session, statement)
+
+
+def _carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
     attempt.heartbeat.phase = f"statement {statement.number} of {len(attempt.statements)}: {statement.summary}"[:255]
     attempt.heartbeat.watch(session.backend, statement.number - 1, len(attempt.statements))
     lock_timeout = _lock_timeout(attempt, statement)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from .. import counting
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from .attempt import Interrupted, Postponed
@@ -70,11 +71,15 @@ def changer(orders: Orders, session: Session, definition: Definition, keyset: Ke
 
 
 class Walk:
-    """Carries one lane out. It holds the lane; every batch sees to it that it still does as it commits."""
+    """Carries one lane out. It holds the lane; every batch sees to it that it still does as it commits.
+
+    rows: how many it has changed.
+    """
 
     def __init__(self, orders: Orders, session: Session, definition: Definition, keyset: Keyset, lane: Lane) -> None:
         self._orders, self._session, self._definition = orders, session, definition
         self._keyset, self._lane = keyset, lane
+        self.rows = 0
         self._changer = changer(orders, session, definition, keyset)
         self._pace = Pace(lane.batch_size)
         self._seeking = self._sparse = False
@@ -174,6 +179,8 @@ class Walk:
                 self._prove(condition, rows)
             self._checkpoint(then, rows)
         self._lane.place = then
+        self.rows += rows
+        counting.rows_done(self._orders.migration.database, rows)
         if rows:
             self._unproven = False
         return rows

@@ -4,6 +4,7 @@ Each function reads what the row says, decides by the table in `states.py`, and 
 The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
 """
 
+from .figures import UnderWay, counts, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge
 from .hold import databases, held, holds, holds_in_force, lift_hold, set_hold
 from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
@@ -18,6 +19,7 @@ __all__ = [
     "Lease",
     "Origin",
     "Request",
+    "UnderWay",
     "Verdict",
     "Wanted",
     "cancel",
@@ -26,12 +28,14 @@ __all__ = [
     "claim",
     "claim_first",
     "collect_requests",
+    "counts",
     "databases",
     "fail",
     "foresee",
     "get",
     "give_back",
     "held",
+    "held_for",
     "holds",
     "holds_in_force",
     "in_line",
@@ -59,6 +63,8 @@ __all__ = [
     "take_over",
     "tune",
     "unclaimed",
+    "under_way",
     "waiting",
+    "waits",
     "write_done",
 ]

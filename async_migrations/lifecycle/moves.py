@@ -14,6 +14,7 @@ from django.db.models import Field, Q, QuerySet
 from django.db.models.functions import Now
 from django.db.models.sql import UpdateQuery
 
+from .. import counting, tracing
 from ..conf import conf
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Status, Transition
@@ -77,6 +78,7 @@ def fresh(origin: Origin, direction: Direction, run_at: datetime | None = None) 
         "meta": {},
         "requested_by": origin.by,
         "request_id": origin.request_id,
+        "traceparent": tracing.carried(),
         "requested_at": Now(),
         "run_at": run_at,
         "dispatched_at": None,
@@ -200,6 +202,7 @@ def _values(event: AsyncMigrationEvent) -> Iterator[Any]:
 
 
 def _log(row: AsyncMigrationStatus, event: AsyncMigrationEvent) -> None:
+    counting.happened(row, event)
     logger.info(
         event.kind,
         extra={

@@ -10,7 +10,7 @@ from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.db.models.functions import Now
 
-from .. import limits, states
+from .. import limits, states, tracing
 from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationStatus
@@ -207,6 +207,7 @@ def _in_line_again(origin: Origin) -> dict[str, Any]:
         "attempt": 0,
         "requested_by": origin.by,
         "request_id": origin.request_id,
+        "traceparent": tracing.carried(),
         "requested_at": Now(),
         "dispatched_at": None,
     }

@@ -26,6 +26,7 @@ from . import idempotency, permissions
 from .authentication import ApiTokenAuthentication, BrowserAuthentication
 from .filters import refuse_unknown
 from .idempotency import Replay, Reservation
+from .observing import observed
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
 from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
@@ -69,8 +70,9 @@ class Door(APIView):
         return view
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        with bound(request) as request_id:
+        with bound(request) as request_id, observed(request) as seen:
             response = super().dispatch(request, *args, **kwargs)
+            seen(response)
         response.headers[HEADER] = request_id
         # What one user may see is not for a shared cache; the user's own may keep it and ask with If-None-Match.
         response.headers.setdefault("Cache-Control", "private, no-cache")

@@ -144,8 +144,12 @@ def documented(
     parameters: tuple[OpenApiParameter, ...] = (),
     request: Any = None,
     examples: tuple[OpenApiExample, ...] = (),
+    forms: tuple[str, ...] = ("application/json",),
 ) -> Callable[[F], F]:
-    """Describe one operation; the errors and headers that every door has are added."""
+    """Describe one operation; the errors and headers that every door has are added.
+
+    forms: the media types of the answers.
+    """
     keyed = request is not None
     codes = EVERYWHERE + (OF_A_KEY if keyed else ()) + problems
     statuses = sorted({CODES[code][0] for code in codes} | set(answers))
@@ -155,15 +159,15 @@ def documented(
         description=description,
         tags=[TAG],
         request=request,
-        responses={**_json(answers), **_problem_answers(codes)},
+        responses={**_in_forms(answers, forms), **_problem_answers(codes)},
         parameters=[*parameters, *(_key_headers(answers) if keyed else ()), *_common_headers(statuses)],
         examples=list(examples),
     )
 
 
-def _json(answers: dict[int, Any]) -> dict[Any, Any]:
+def _in_forms(answers: dict[int, Any], forms: tuple[str, ...]) -> dict[Any, Any]:
     # With a media type in every key the first of them is the success, by which drf-spectacular recognises a list.
-    return {(status, "application/json") if content else status: content for status, content in answers.items()}
+    return {(status, form) if content else status: content for status, content in answers.items() for form in forms}
 
 
 def header(name: str, description: str, statuses: list[int], kind: Any = OpenApiTypes.STR) -> OpenApiParameter:

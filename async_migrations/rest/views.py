@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from django.db.models import Count, DurationField, ExpressionWrapper, Min, QuerySet
-from django.db.models.functions import Coalesce, Now
+from django.db.models import QuerySet
 from django.http import Http404
 from django_filters.rest_framework import DjangoFilterBackend  # type: ignore[import-untyped]
 from drf_spectacular.utils import OpenApiExample
@@ -134,25 +133,15 @@ class SummaryDoor(Door):
 def _summary() -> dict[str, Any]:
     by_status = dict.fromkeys(Status.values, 0)
     by_database: dict[str, dict[str, int]] = {}
-    counts = (
-        lifecycle.rows().values_list("database", "status").annotate(count=Count("id")).order_by("database", "status")
-    )
-    for database, status, count in counts:
+    for database, status, count in lifecycle.counts():
         by_status[status] += count
         by_database.setdefault(database, {})[status] = count
     return {
         "total": sum(by_status.values()),
         "by_status": by_status,
         "by_database": by_database,
-        "oldest_in_line_seconds": _oldest_in_line(),
+        "oldest_in_line_seconds": max(lifecycle.waits().values(), default=None),
     }
-
-
-def _oldest_in_line() -> float | None:
-    # By the database's clock, which wrote the times. Who asked for a later start waits from then on.
-    waited = ExpressionWrapper(Now() - Min(Coalesce("run_at", "requested_at")), DurationField())
-    oldest = lifecycle.waiting().order_by().aggregate(waited=waited)["waited"]
-    return None if oldest is None else max(0.0, round(oldest.total_seconds(), 3))
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------

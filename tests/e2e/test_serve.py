@@ -103,6 +103,8 @@ def test_it_works_and_leaves_nothing_behind(serve):
     listed = httpx.get(f"{report['url']}/api/async-migrations", headers={"Authorization": f"Bearer {report['token']}"})
     assert listed.status_code == 200
     assert listed.json()["results"], "the demo's project is there to try things on"
+    with httpx.Client(base_url=report["url"], headers=listed.request.headers) as scraper:
+        eventually(lambda: "worker_seen" in scraper.get("/metrics").text, what="web sees what the worker counts")
     for page in ("/api/docs", "/admin/login/", "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui.css"):
         assert httpx.get(report["url"] + page).status_code == 200, page
 

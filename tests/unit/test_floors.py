@@ -19,6 +19,8 @@ FLOORS = {
     "limits": 0,
     "states": 0,
     "conf": 0,
+    "counting": 0,
+    "tracing": 0,
     "migrations": 1,
     "migrations.*": 1,
     "models": 1,

@@ -119,3 +119,17 @@ def test_settings_of_the_app_are_handed_on_and_misspelt_ones_refused():
     assert variables.app_settings(given | {"OTHER": "1"}) == given
     with pytest.raises(ImproperlyConfigured, match="ASYNC_MIGRATIONS_LEASE is no setting"):
         variables.app_settings({"ASYNC_MIGRATIONS_LEASE": "7"})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("127.0.0.1:9191", ("127.0.0.1", 9191)), ("[::1]:9191", ("::1", 9191)), ("", None)],
+)
+def test_an_address_has_a_host_and_a_port(text, found):
+    assert variables.address({"METRICS_BIND": text}, "METRICS_BIND") == found
+
+
+@pytest.mark.parametrize("text", ["9191", ":9191", "localhost:", "localhost:http", "localhost:70000"])
+def test_an_address_that_makes_no_sense_is_refused(text):
+    with pytest.raises(ImproperlyConfigured, match=r"METRICS_BIND is .* say HOST:PORT"):
+        variables.address({"METRICS_BIND": text}, "METRICS_BIND")
