@@ -12,7 +12,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 	--no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults serve check openapi bench lock clean
+.PHONY: help demo test faults contract serve check openapi bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -26,6 +26,9 @@ test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name"
 
 faults: $(STAMP) ## the fault suite in full, some 25 minutes; SEED=7 for the moments of an earlier run, ARGS=--write-report
 	@exec $(RUN) -m pytest tests/faults --faults-full $(if $(SEED),--faults-seed $(SEED)) $(ARGS)
+
+contract: $(STAMP) ## thousands of questions to the live server by schemathesis, and pairs of verbs at once; SEED=7 for those of an earlier run
+	@exec $(RUN) -m pytest tests/contract --contract-full $(if $(SEED),--contract-seed $(SEED)) $(ARGS)
 
 serve: $(STAMP) ## API, docs, admin and worker on 127.0.0.1:8000; PORT, DATA_DIR, DATABASE_URL, BROKER_URL change that
 	@exec $(RUN) -m api.serve

@@ -1,4 +1,4 @@
-"""The OpenAPI document under its own address."""
+"""The OpenAPI document under its own address, and as a page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from drf_spectacular.views import SpectacularAPIView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -18,6 +18,8 @@ _FORMS = ("application/vnd.oai.openapi", "application/yaml", "application/vnd.oa
 
 
 class DocumentView(SpectacularAPIView):
+    http_method_names = ["get", "head"]
+
     @extend_schema(
         operation_id="schema",
         summary="This document",
@@ -36,3 +38,9 @@ class DocumentView(SpectacularAPIView):
     def get(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         answer: Response = super().get(request, *args, **kwargs)  # type: ignore[no-untyped-call]
         return answer
+
+
+class PageView(SpectacularSwaggerView):
+    """The document as a page; what describes a view to OPTIONS cannot be rendered as one."""
+
+    http_method_names = ["get", "head"]

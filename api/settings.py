@@ -143,6 +143,7 @@ REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["async_migrations.rest.parsers.PlainJSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "async_migrations.rest.problems.exception_handler",
+    "URL_FORMAT_OVERRIDE": None,  # a parameter that beats Accept
 }
 
 CSRF_FAILURE_VIEW = "api.errors.csrf_failure"

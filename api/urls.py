@@ -3,10 +3,9 @@
 from django.contrib import admin
 from django.urls import include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularSwaggerView
 
 from api import errors, health
-from api.document import DocumentView
+from api.document import DocumentView, PageView
 from async_migrations.rest.metrics import MetricsDoor
 
 urlpatterns = [
@@ -17,7 +16,7 @@ urlpatterns = [
     path("admin", RedirectView.as_view(pattern_name="admin:index")),
     path("admin/", admin.site.urls),
     path("api/schema", DocumentView.as_view(), name="schema"),
-    path("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/docs", PageView.as_view(url_name="schema"), name="docs"),
     path("api/", include("async_migrations.rest.urls")),
     path("api", errors.unknown_api),
     path("api/", errors.unknown_api),

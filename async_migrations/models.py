@@ -126,8 +126,22 @@ class AsyncMigrationStatus(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            models.Index(fields=["status", "database"], name="async_migration_status_idx"),
-            models.Index(fields=["created_at"], name="async_migration_created_idx"),
+            # All that a list can be filtered and ordered by: what no other index helps with, a part of a name or an
+            # order by status, is looked up in it alone, a tenth of the table. No INCLUDE, which SQLite does not have.
+            models.Index(
+                fields=["status", "database", "kind", "created_at", "updated_at", "name", "id"],
+                name="async_migration_list_idx",
+            ),
+            models.Index(fields=["created_at", "id"], name="async_migration_created_idx"),
+            models.Index(fields=["updated_at", "id"], name="async_migration_updated_idx"),
+            models.Index(
+                F("database"),
+                F("priority").desc(),
+                "requested_at",
+                "id",
+                condition=Q(status=Status.STARTED),
+                name="async_migration_line_idx",
+            ),
             # The unique index on the name is of no use to LIKE 'prefix%' where the collation is not C.
             models.Index(fields=["name"], opclasses=["varchar_pattern_ops"], name="async_migration_name_like_idx"),
         ]
@@ -159,7 +173,12 @@ class AsyncMigrationStatus(models.Model):
 class AsyncMigrationEvent(models.Model):
     """One thing that happened to a migration; never changed, never deleted by the app."""
 
-    migration = models.ForeignKey(AsyncMigrationStatus, on_delete=models.CASCADE, related_name="events")
+    migration = models.ForeignKey(
+        AsyncMigrationStatus,
+        on_delete=models.CASCADE,
+        related_name="events",
+        db_index=False,  # The one below does that too.
+    )
     kind = models.CharField(max_length=32, help_text="Name of the transition, or what else happened.")
     from_status = models.CharField(max_length=16, blank=True, default="")
     to_status = models.CharField(max_length=16, blank=True, default="")
@@ -172,6 +191,7 @@ class AsyncMigrationEvent(models.Model):
     class Meta:
         verbose_name = "async migration event"
         ordering: ClassVar = ["id"]
+        indexes: ClassVar = [models.Index(fields=["migration", "id"], name="async_migration_history_idx")]
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.created_at}"

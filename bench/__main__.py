@@ -18,20 +18,25 @@ import psycopg2
 from examples.demo import rows
 from examples.demo.__main__ import told_in_one_line
 from examples.demo.control_plane import ControlPlane, control_plane
+from examples.demo.errors import CannotGoOn
 from examples.demo.screen import Screen
-from examples.demo.service import Place, place, web_and_worker
+from examples.demo.service import Door, Place, place, web_and_worker
 
-from . import backfill, burst, first_statement, foreground, index_build, memory, naive
+from . import backfill, burst, first_statement, foreground, index_build, load, memory, naive, pollers
 from .copies import Copies
+from .filled import fill, hold
 from .original import original
 from .outcome import Bound, Outcome
 from .project.trials.statements import BURST, BURSTS, TRIALS
+from .wrk import require_wrk
 
 BYTES_PER_ROW = 700  # of a table with its indexes, as large as it gets
 BYTES_PER_NARROW_ROW = 150
 WAL_BYTES = 5 * 1024**3
+EVENTS_EACH = 10
 
-PARTS = ("first", "burst", "build", "backfill", "naive", "foreground", "memory")
+PARTS = ("first", "burst", "build", "backfill", "naive", "foreground", "memory", "load", "pollers")
+UNDER_LOAD = {"load", "pollers"}  # by wrk
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,7 @@ class Size:
     rows, rounds: of the table that is indexed, and builds in each way. trials, bursts, burst: trivial migrations one by
     one and at once. backfilled, changes: rows of the table that is backfilled, and changes of all of them in each way.
     idle: seconds of the application by itself. narrow: rows of the two tables over which memory is compared.
+    recorded: rows of the control plane when it is under load. asked: seconds and rounds at each door. pollers: at once.
     """
 
     rows: int
@@ -52,6 +58,9 @@ class Size:
     changes: int
     idle: float
     narrow: tuple[int, int]
+    recorded: int
+    asked: tuple[int, int]
+    pollers: int
 
     @property
     def bytes(self) -> int:
@@ -69,6 +78,9 @@ FULL = Size(
     changes=3,
     idle=20.0,
     narrow=(1_000_000, 10_000_000),
+    recorded=100_000,
+    asked=(3, 3),
+    pollers=500,
 )
 SHORT = Size(
     rows=20_000,
@@ -80,6 +92,9 @@ SHORT = Size(
     changes=1,
     idle=1.0,
     narrow=(2_000, 20_000),
+    recorded=2_000,
+    asked=(1, 1),
+    pollers=50,
 )
 
 
@@ -87,7 +102,7 @@ def main() -> int:
     """Measure, print the tables and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measurements against yardsticks.")
     parser.add_argument("--short", action="store_true", help="a few of each: shows that it works, decides nothing")
-    parser.add_argument("--only", type=_parts, default=set(PARTS), help=f"some of {','.join(PARTS)}, default all")
+    parser.add_argument("--only", type=_parts, help=f"some of {','.join(PARTS)}, default all")
     parser.add_argument("--rows", type=int, help=f"rows of the table that is indexed, default {FULL.rows:,}")
     parser.add_argument("--rounds", type=int, help=f"index builds in each way, default {FULL.rounds}")
     chosen = parser.parse_args()
@@ -95,7 +110,9 @@ def main() -> int:
     size = replace(base, rows=chosen.rows or base.rows, rounds=chosen.rounds or base.rounds)
     if size.rows < 1000 or size.rounds < 1:
         parser.error("say at least 1000 rows and 1 round")
-    return told_in_one_line("bench", lambda: measure(size, chosen.only, Screen(), decides=not chosen.short))
+    return told_in_one_line(
+        "bench", lambda: measure(size, _possible(chosen.only, screen := Screen()), screen, decides=not chosen.short)
+    )
 
 
 def _parts(text: str) -> set[str]:
@@ -103,6 +120,18 @@ def _parts(text: str) -> set[str]:
     if unknown := parts - set(PARTS):
         raise argparse.ArgumentTypeError(f"there is no {', '.join(sorted(unknown))}: say some of {','.join(PARTS)}")
     return parts
+
+
+def _possible(named: set[str] | None, screen: Screen) -> set[str]:
+    """Return the parts that are measured. Without wrk two are left out, unless they are named: then CannotGoOn."""
+    try:
+        require_wrk()
+    except CannotGoOn as exc:
+        if (named or set()) & UNDER_LOAD:
+            raise
+        screen.say(f"Left out: {' and '.join(sorted(UNDER_LOAD))}. {exc}")
+        return named or set(PARTS) - UNDER_LOAD
+    return named or set(PARTS)
 
 
 def measure(size: Size, only: set[str], screen: Screen, *, decides: bool) -> bool:
@@ -114,8 +143,11 @@ def measure(size: Size, only: set[str], screen: Screen, *, decides: bool) -> boo
     with ExitStack() as stack:
         where = _set_up(size, only, screen, stack)
         with screen.step("API and worker"):
-            control = stack.enter_context(control_plane(stack.enter_context(web_and_worker(where))))
+            door = stack.enter_context(web_and_worker(where))
+            control = stack.enter_context(control_plane(door))
         outcomes = _outcomes(size, only, where, control, screen)
+        if only & UNDER_LOAD:  # Last: from then on there are very many rows.
+            outcomes += _under_load(size, only, where, door, screen)
         setting = _setting(where, size)
     for outcome in outcomes:
         for table in outcome.tables:
@@ -128,6 +160,8 @@ def measure(size: Size, only: set[str], screen: Screen, *, decides: bool) -> boo
 def _set_up(size: Size, only: set[str], screen: Screen, stack: ExitStack) -> Place:
     with screen.step("PostgreSQL and Redis, tables"):
         polling = {"dramatiq_worker_timeout": str(first_statement.POLL_MILLISECONDS)}
+        # The limit stays on, and stops nobody: one token makes all of the load.
+        polling["ASYNC_MIGRATIONS_RATE_LIMIT"] = "600000"
         where = stack.enter_context(place("migrations_bench", disk=size.bytes, **polling))
         where.migrate_service()
         where.migrate_host()
@@ -209,6 +243,23 @@ def _backfills(
         with screen.step("The application meanwhile") as step:
             outcomes.append(foreground.measure(rivals, copies, where, size.idle, size.changes, screen, step))
     copies.drop()
+    return outcomes
+
+
+def _under_load(size: Size, only: set[str], where: Place, door: Door, screen: Screen) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    with (
+        screen.step(f"{size.recorded:,} rows, {EVENTS_EACH * size.recorded:,} events"),
+        closing(where.connect()) as made,
+    ):
+        hold(made.cursor())
+        fill(made.cursor(), size.recorded, EVENTS_EACH)
+    if "load" in only:
+        with load.plain(where) as rival, screen.step("Doors under load, ours and plain DRF's") as step:
+            outcomes.append(load.measure(door, rival, *size.asked, screen, step))
+    if "pollers" in only:
+        with screen.step(f"{size.pollers} pollers at once") as step:
+            outcomes.append(pollers.measure(door, where, size.pollers, 5 * size.asked[0], screen, step))
     return outcomes
 
 

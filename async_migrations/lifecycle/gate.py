@@ -80,7 +80,7 @@ def judge(wanted: Wanted) -> Verdict:
     unknown = list(_unknown(wanted, matched))
     states = {_state(status, database, holds) for status, database, _ in counts} | {reason.state for reason in unknown}
     shut = sum(count for status, _, count in counts if status != Status.FINISHED)
-    found = [_reason(row, holds) for row in _worst_first(matched)[:MOST]] if shut else []
+    found = [_reason(row, holds) for row in _worst(matched)] if shut else []
     reasons = sorted([*unknown, *found], key=lambda reason: -STATES.index(reason.state))[:MOST]
     return Verdict(
         state=max(states, key=STATES.index, default=PASS),
@@ -104,14 +104,17 @@ def _matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
     return here.filter(any_of)
 
 
-def _worst_first(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationStatus]:
+def _worst(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationStatus]:
+    """Return the MOST worst of those that keep the gate shut, the worst first."""
     by_state = {state: [status for status, its in _STATE_OF.items() if its == state] for state in STATES}
     rank = Case(
         *(When(status__in=by_state[state], then=Value(-place)) for place, state in enumerate(STATES)),
         output_field=IntegerField(),
     )
-    shut = matched.exclude(status=Status.FINISHED)
-    return shut.defer("sql_forwards", "sql_backwards", "options").order_by(rank, "name", "database")
+    order = (rank, "name", "database")
+    # Which they are an index says by itself; only they are read.
+    worst = matched.exclude(status=Status.FINISHED).order_by(*order).values("pk")[:MOST]
+    return rows().filter(pk__in=worst).defer("sql_forwards", "sql_backwards", "options").order_by(*order)
 
 
 def _unknown(wanted: Wanted, matched: QuerySet[AsyncMigrationStatus]) -> Iterator[Reason]:

@@ -15,6 +15,7 @@ from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
 from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.openapi import AutoSchema
+from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -81,6 +82,9 @@ class Door(APIView):
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         _refuse_unreadable(request)
         super().initial(request, *args, **kwargs)
+        # Before a key is looked up, or reserved for what cannot be done.
+        if request.method not in self.allowed_methods:
+            raise MethodNotAllowed(str(request.method))
         refuse_unknown(request, self.parameters, self.repeatable)
         self.reservation = idempotency.reserve(request)
 

@@ -21,6 +21,9 @@ from rest_framework.request import Request
 from ..models import AsyncMigrationStatus
 from ..states import Kind, Status
 
+#: How the document describes a text that `refuse_unknown` lets pass, and that PostgreSQL can hold.
+TEXT = {"type": "string", "minLength": 1, "pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}
+
 ORDERABLE = ("id", "created_at", "updated_at", "name", "status")
 
 
@@ -63,8 +66,7 @@ class StableOrdering(django_filters.OrderingFilter):  # type: ignore[misc]
 
 def _text(description: str, **options: Any) -> django_filters.CharFilter:
     """Return a filter by a text that is not empty, see `refuse_unknown`."""
-    described = {"type": "string", "minLength": 1, "pattern": r"\S", "description": description}
-    return extend_schema_field(described)(django_filters.CharFilter(**options))
+    return extend_schema_field({**TEXT, "description": description})(django_filters.CharFilter(**options))
 
 
 class MigrationFilter(django_filters.FilterSet):  # type: ignore[misc]
@@ -95,7 +97,7 @@ class MigrationFilter(django_filters.FilterSet):  # type: ignore[misc]
 
 
 def refuse_unknown(request: Request, known: Iterable[str], repeatable: Iterable[str] = ()) -> None:
-    """Raise ValidationError that names every query parameter that is unknown, empty, or given twice."""
+    """Raise ValidationError that names every query parameter that is unknown, empty, no text, or given twice."""
     errors = {}
     for name, values in request.query_params.lists():
         if name not in known:
@@ -103,6 +105,8 @@ def refuse_unknown(request: Request, known: Iterable[str], repeatable: Iterable[
             errors[name] = [f"There is no such query parameter here. There are: {offered}."]
         elif not all(value.strip() for value in values):
             errors[name] = ["The value is empty. Leave the parameter out, or say what is meant."]
+        elif any("\0" in value for value in values):
+            errors[name] = ["The value has a NUL character in it, which no text here can have."]
         elif len(values) > 1 and name not in repeatable:
             errors[name] = ["This parameter is given more than once."]
     if errors:

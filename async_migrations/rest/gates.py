@@ -13,6 +13,7 @@ from .. import asking, lifecycle
 from ..lifecycle import Origin, Wanted, gate
 from . import examples, permissions, schema
 from .door import LATER, SOON, Door
+from .filters import TEXT
 from .request_id import current_request_id
 from .serializers import HoldBody, HoldsSerializer, VerdictSerializer
 
@@ -22,9 +23,7 @@ _DATABASE = "Django alias of the target."
 
 
 def _named(name: str, description: str) -> OpenApiParameter:
-    return OpenApiParameter(
-        name, {"type": "array", "items": {"type": "string", "minLength": 1, "pattern": r"\S"}}, description=description
-    )
+    return OpenApiParameter(name, {"type": "array", "items": TEXT}, description=description)
 
 
 class GateDoor(Door):

@@ -12,6 +12,7 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from .. import limits
 from . import examples
+from .filters import TEXT
 from .problems import CODES, MEDIA_TYPE
 from .serializers import ProblemSerializer
 
@@ -86,13 +87,16 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
 
 
 class StrictBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
-    """Unknown fields are refused, and the document says so."""
+    """Unknown fields and texts without a word are refused, and the document says so."""
 
     target_class = "async_migrations.rest.serializers.Strict"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
         body: dict[str, Any] = auto_schema._map_serializer(self.target, direction, bypass_extensions=True)
+        for field in body.get("properties", {}).values():
+            if field.get("type") == "string" and not {"format", "enum"} & set(field):
+                field.update(TEXT)
         return {**body, "additionalProperties": False}
 
 
@@ -181,7 +185,7 @@ def request_header(name: str, description: str, kind: Any = OpenApiTypes.STR) ->
 
 def text(name: str, description: str) -> OpenApiParameter:
     """Describe a query parameter that is a text, see `filters.refuse_unknown`."""
-    return OpenApiParameter(name, {"type": "string", "minLength": 1, "pattern": r"\S"}, description=description)
+    return OpenApiParameter(name, TEXT, description=description)
 
 
 def ordering(fields: Iterable[str]) -> OpenApiParameter:

@@ -38,7 +38,7 @@ from .serializers import (
 class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
     filter_backends = (DjangoFilterBackend,)
     filterset_class = MigrationFilter
-    pagination_class = pagination.Pages
+    pagination_class = pagination.MigrationPages
     serializer_class = MigrationSerializer
     queryset = AsyncMigrationStatus.objects.all()
     parameters = frozenset(MigrationFilter.base_filters) | pagination.PARAMETERS
@@ -82,10 +82,11 @@ class DetailDoor(Door):
     def get(self, request: Request, id: int) -> Response:
         known = request.headers.get("If-None-Match", "")
         applied = waiting.until(lambda: _has_news(id, known), request)
+        # Of the row that a poller knows already nothing else is read.
+        if known and matches(known, row := lifecycle.rows().only(*OF_THE_TAG).get(pk=id)):
+            return Response(status=304, headers=waiting.spread(headers_of(row), applied, request))
         row = lifecycle.get(id)
-        headers = {**headers_of(row), **applied}
-        if matches(known, row):
-            return Response(status=304, headers=headers)
+        headers = waiting.spread(headers_of(row), applied, request)
         return Response(MigrationDetailSerializer(row).data, headers=headers)
 
 

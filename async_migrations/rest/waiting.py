@@ -7,6 +7,7 @@ client's connection, so that one who has gone away frees the place at once.
 
 from __future__ import annotations
 
+import random
 import re
 import select
 import threading
@@ -21,6 +22,7 @@ from rest_framework.request import Request
 from ..conf import conf
 
 LONGEST = 30  # seconds
+SPREAD = 2  # seconds
 _INTERVAL = 0.25  # seconds
 _SECONDS = re.compile(r'("?)(?P<digits>[0-9]+)\1')
 
@@ -75,6 +77,17 @@ def until(news: Callable[[], bool], request: Request) -> dict[str, str]:
         if not won or not _wait(news, seconds, request):
             return {}
     return {"Preference-Applied": f"wait={seconds}"}
+
+
+def spread(headers: dict[str, str], applied: dict[str, str], request: Request) -> dict[str, str]:
+    """Return the headers of an answer, with `applied`, what `until` returned.
+
+    Who wanted to wait and could not is told to come back up to SPREAD seconds later than others, by chance: a crowd
+    that was answered in the same moment would come back in the same moment.
+    """
+    if not applied and "Retry-After" in headers and preferred(request.headers.get("Prefer", "")) is not None:
+        headers = {**headers, "Retry-After": str(int(headers["Retry-After"]) + random.randint(0, SPREAD))}  # noqa: S311
+    return {**headers, **applied}
 
 
 def preferred(header: str) -> int | None:

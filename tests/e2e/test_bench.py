@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 
@@ -24,6 +25,7 @@ FIGURES = (
     "4 clients, 200 reads and writes a second while this runs",
     "the worker's memory, 20,000 rows against 2,000",
 )
+UNDER_LOAD = ("304 poll", "plain DRF, retrieve", "short requests beside the pollers")
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +48,9 @@ def test_only_the_parts_that_are_named_are_measured():
 @pytest.mark.parametrize("figure", FIGURES)
 def test_the_short_form_prints_each_measurement_and_its_yardstick(short_form, figure):
     assert figure in short_form.stdout
+
+
+@pytest.mark.parametrize("figure", UNDER_LOAD)
+def test_without_the_program_that_makes_the_load_it_says_what_to_install(short_form, figure):
+    installed = shutil.which("wrk") is not None
+    assert (figure in short_form.stdout, "apt-get install wrk" in short_form.stdout) == (installed, not installed)

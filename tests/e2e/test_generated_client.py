@@ -30,38 +30,66 @@ def generated(tmp_path, monkeypatch):
 
 
 @pytest.mark.e2e
-def test_list_run_and_poll(generated, start_api, start_worker, token):
+def test_the_whole_life_of_a_migration(generated, start_api, start_worker, token):
     row = lifecycle.take_over(Request("schedule", "shop.migrations.0002_async", "default", "SELECT 1", "SELECT 2"))
     start_worker()
     door = "api.async_migrations.async_migrations_"
     models = generated("models")
     server, credentials = start_api().url, token("operator")
     with generated("").AuthenticatedClient(server, credentials, raise_on_unexpected_status=True) as client:
+
+        def ask(operation, *arguments, **options):
+            return generated(door + operation).sync_detailed(*arguments, client=client, **options)
+
+        def get(operation, *arguments, **options):
+            answer = ask(operation, *arguments, **options)
+            assert answer.status_code == 200, answer.content
+            return answer.parsed
+
+        def ended():
+            eventually(lambda: get("retrieve", pk).terminal, what="the migration has ended")
+            return get("retrieve", pk)
+
         wanted = [models.AsyncMigrationsListStatusItem(status) for status in ("SCHEDULED", "ERROR")]
         order = [models.AsyncMigrationsListOrderingItem(field) for field in ("status", "-id")]
-        page = generated(door + "list").sync(client=client, name=row.name, status=wanted, ordering=order)
+        page = get("list", name=row.name, status=wanted, ordering=order)
         assert (page.count, page.results[0].id, page.results[0].status) == (1, row.pk, models.Status.SCHEDULED)
         pk = page.results[0].id
+        assert get("gate", app=["shop"]).state == "blocked"
+        assert get("preflight", pk).level != "error"
 
-        answer = generated(door + "run").sync_detailed(pk, client=client, if_match="*", x_request_id="client-1")
-        assert answer.status_code == 202
-        assert answer.headers["Location"] == f"/api/async-migrations/{pk}"
+        # Held, so that there is time for all that can be asked before it begins.
+        assert get("hold", body=models.HoldRequest(reason="a test")).held
+        assert get("tune", pk, body=models.PatchedTuningRequest(priority=7)).priority == 7
+        answer = ask("run", pk, if_match="*", x_request_id="client-1")
+        assert (answer.status_code, answer.headers["Location"]) == (202, f"/api/async-migrations/{pk}")
         assert isinstance(answer.parsed, models.Migration)
+        assert get("hold_retrieve").holds[0].reason == "a test"
+        assert ask("pause", pk).parsed.status == models.Status.PAUSED
+        assert ask("resume", pk).parsed.status == models.Status.STARTED
+        assert not get("hold_lift").held
 
-        look = generated(door + "retrieve").sync
-        eventually(lambda: look(pk, client=client).terminal, what="the migration has ended")
-        found = look(pk, client=client)
+        found = ended()
         assert (found.status, found.progress.percent) == (models.Status.FINISHED, 100.0)
         assert found.sql_forwards == "SELECT 1"
-
-        again = generated(door + "run").sync_detailed(pk, client=client, body=models.RunRequest())
+        assert get("gate", name=[row.name]).state == "pass"
+        again = ask("run", pk, body=models.RunRequest())
         assert (again.status_code, again.parsed.status) == (200, models.Status.FINISHED)
-
-        events = generated(door + "events_list").sync(pk, client=client)
-        assert [event.kind for event in events.results][:3] == ["schedule", "run", "claim"]
-        assert events.results[1].request_id == "client-1"
-        assert generated(door + "summary").sync(client=client).total == 1
-
-        refused = generated(door + "cancel").sync_detailed(pk, client=client)
+        refused = ask("cancel", pk)
         assert isinstance(refused.parsed, models.Problem)
         assert (refused.parsed.code, refused.parsed.allowed) == ("invalid_transition", ["rollback"])
+
+        assert ask("rollback", pk).status_code == 202
+        assert ended().status == models.Status.ROLLED_BACK
+        many = get("bulk_run", body=models.BulkRequest(ids=[pk]), idempotency_key="once")
+        assert many.items[0].outcome == "accepted"
+        assert ended().status == models.Status.FINISHED
+
+        events = get("events_list", pk).results
+        assert [event.kind for event in events if event.by == "operator-1"] == [
+            "tuned", "run", "pause", "resume", "rollback", "run"
+        ]  # fmt: skip
+        assert events[2].request_id == "client-1"
+        assert get("quarantine_list", pk).count == 0
+        assert get("summary").total == 1
+        assert {target.database for target in get("janitor_list")} == {"default", "second"}

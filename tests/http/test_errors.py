@@ -53,6 +53,14 @@ def test_json_that_no_column_could_hold(operator, migration, body):
 
 
 @pytest.mark.parametrize(
+    "parameter", ["?name", "?search", "?database", "/gate?name", "/gate?prefix", "/gate?app", "/hold?database"]
+)
+def test_a_nul_character_in_a_parameter(viewer, parameter):
+    problem = assert_problem(viewer.get(f"{LIST}{parameter}=a%00b"), 400, "validation_error")
+    assert "NUL" in problem["errors"][parameter.partition("?")[2]][0]
+
+
+@pytest.mark.parametrize(
     "content_type",
     ["text/plain", "application/xml", "application/x-www-form-urlencoded", "application/merge-patch+json", "nonsense",
      "application/json; charset=utf-16", "application/json; charset=klingon", "application/json; charset=bz2_codec"],
@@ -157,7 +165,7 @@ def test_the_database_is_away(viewer, migration, monkeypatch, error):
 
 
 def test_the_database_is_away_already_for_the_credentials(monkeypatch):
-    monkeypatch.setattr("async_migrations.rest.authentication._find", raising(OperationalError("away")))
+    monkeypatch.setattr("async_migrations.rest.tokens.find", raising(OperationalError("away")))
     response = Client().get(LIST, headers={"Authorization": "Bearer x"})
     assert_problem(response, 503, "database_unavailable")
 

@@ -7,9 +7,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from async_migrations import lifecycle
-from async_migrations.lifecycle import gate
 from async_migrations.lifecycle.gate import prefix_of_app
-from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 
 from .conftest import ORIGIN, assert_problem
@@ -135,17 +133,6 @@ def test_of_many_reasons_a_hundred_are_told_at_a_constant_number_of_queries(view
     with CaptureQueriesContext(connection) as one:
         ask(viewer, prefix="shop.migrations.102")
     assert len(many) == len(one)
-
-
-def test_it_finds_its_migrations_by_an_index(db):
-    made = (
-        {"name": f"app{number}.migrations.0001_x", "sql_forwards": "", "sql_backwards": ""} for number in range(20_000)
-    )
-    lifecycle.rows().bulk_create(AsyncMigrationStatus(**fields) for fields in made)
-    with connection.cursor() as cursor:
-        cursor.execute(f"ANALYZE {AsyncMigrationStatus._meta.db_table}")
-    wanted = lifecycle.Wanted(names=["app7.migrations.0001_x"], prefixes=["app77."], apps=["app777"])
-    assert "Seq Scan" not in gate._matched(wanted).order_by().explain()
 
 
 @pytest.mark.parametrize(

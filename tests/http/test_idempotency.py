@@ -88,6 +88,14 @@ def test_what_only_reads_takes_no_notice_of_it(operator, migration):
     assert not AsyncMigrationKey.objects.exists()
 
 
+def test_a_method_that_is_not_allowed_is_said_so_whatever_the_key(operator, migration):
+    row = migration()
+    headers = {"Idempotency-Key": "k-1"}
+    assert_problem(operator.put(url(row), headers=headers), 405, "method_not_allowed")
+    assert post(operator, row, "k-1").status_code == 202
+    assert_problem(operator.put(url(row), headers=headers), 405, "method_not_allowed")
+
+
 def test_another_request_with_the_same_key_is_refused(operator, migration):
     row, other = migration(), migration()
     assert post(operator, row, "k-1", "{}").status_code == 202

@@ -9,6 +9,8 @@ from django.core.management import call_command
 from async_migrations import limits
 from async_migrations.rest.problems import CODES, MEDIA_TYPE
 
+from .conftest import assert_problem
+
 ROOT = Path(__file__).resolve().parents[2]
 
 OPERATIONS = {
@@ -152,3 +154,10 @@ def test_the_page_comes_from_local_files(client):
     response = client.get("/api/docs")
     assert response.status_code == 200
     assert "https://" not in response.text.replace("https://www.w3.org", "")
+
+
+@pytest.mark.parametrize("path", ["/api/docs", "/api/schema"])
+def test_the_document_is_for_reading_alone(client, path):
+    for method in ("OPTIONS", "POST"):
+        assert_problem(client.generic(method, path), 405, "method_not_allowed")
+    assert client.head(path).status_code == 200

@@ -1,0 +1,122 @@
+"""No query of ours reads a large table from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+
+from async_migrations import lifecycle, tasks
+from async_migrations.lifecycle import Origin
+from async_migrations.rest.filters import ORDERABLE
+from bench.filled import EVENTS, TABLE, fill
+
+ROWS, EVENTS_EACH = 50_000, 3
+# What is cheaper than that by the planner's reckoning stops after the first rows, as an EXISTS does.
+CHEAP = 100
+ORIGIN = Origin("somebody")
+
+FILTERS = (
+    "", "status=ERROR", "status=ERROR&status=FINISHED", "status=FINISHED&database=default", "database=second",
+    "kind=backfill", "name=app_7.migrations.0000007_async", "search=APP_77.", "search=nothing",
+    "search=app&status=ERROR&kind=sql&database=default", "created_after=2099-01-01T00:00:00Z",
+    "created_before=2001-01-01T00:00:00Z", "page=300", "page_size=500&page=40",
+)  # fmt: skip
+ORDERINGS = tuple(f"ordering={sign}{name}" for name in ORDERABLE for sign in ("", "-"))
+COMBINED = (
+    "ordering=status,-created_at,name", "ordering=-status&search=app_7", "ordering=name&status=FINISHED&page=100",
+    "ordering=-updated_at&database=default&kind=sql", "ordering=status,updated_at,-name",
+)  # fmt: skip
+GATES = (
+    "name=app_7.migrations.0000007_async", "name=nothing", "prefix=app_7.", "prefix=nothing", "app=app_7",
+    "prefix=app_7.&database=second", "prefix=app_",
+    "name=app_7.migrations.0000007_async&prefix=app_9.&app=app_11&database=default",
+)  # fmt: skip
+
+
+@pytest.fixture
+def filled(control):
+    with connection.cursor() as cursor:
+        fill(cursor, ROWS, EVENTS_EACH)
+
+
+def scanned(sql: str) -> bool:
+    """Whether the planner would have it read one of the large tables in full."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN (FORMAT JSON) {sql.replace('%', '%%')}", ())
+        plan = cursor.fetchone()[0][0]["Plan"]
+    return plan["Total Cost"] > CHEAP and any(
+        node["Node Type"] == "Seq Scan" and node["Relation Name"] in (TABLE, EVENTS) for node in nodes(plan)
+    )
+
+
+def nodes(plan: dict) -> Iterator[dict]:
+    yield plan
+    for part in plan.get("Plans", ()):
+        yield from nodes(part)
+
+
+class Looked:
+    """What was asked, and the queries that would read too much."""
+
+    def __init__(self, client: Client) -> None:
+        self.client, self.scans, self.queries = client, [], 0
+
+    def ask(self, method: str, path: str, **body: object) -> None:
+        with self.queries_of(f"{method} {path}"):
+            url = f"/api/async-migrations{path}"
+            answer = self.client.generic(method, url, json.dumps(body), "application/json")
+        assert answer.status_code < 400, (path, answer.content)
+
+    def queries_of(self, what: str):
+        looked = self
+
+        class Captured(CaptureQueriesContext):
+            def __exit__(self, *exc):
+                super().__exit__(*exc)
+                ours = [q["sql"] for q in self.captured_queries if TABLE in q["sql"] or EVENTS in q["sql"]]
+                looked.queries += len(ours)
+                looked.scans += [(what, sql) for sql in ours if scanned(sql)]
+
+        return Captured(connection)
+
+
+def test_no_large_table_is_read_in_full(filled, token, settings):
+    settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = 3
+    looked = Looked(Client(headers={"Authorization": f"Bearer {token('operator')}"}))
+    first = lifecycle.rows().filter(status="SCHEDULED").earliest("id")
+
+    for parameters in (*FILTERS, *ORDERINGS, *COMBINED):
+        looked.ask("GET", f"?{parameters}")
+    for parameters in GATES:
+        looked.ask("GET", f"/gate?{parameters}")
+    for path in ("/summary", "/hold", "/hold?database=second", "/janitor"):
+        looked.ask("GET", path)
+    for path in ("", "/events", "/events?page=2&page_size=2", "/quarantine", "/preflight"):
+        looked.ask("GET", f"/{first.pk}{path}")
+    looked.ask("POST", "/run", filter={"search": "app_77.", "status": ["SCHEDULED"]})
+    looked.ask("POST", "/cancel", filter={"name": first.name}, dry_run=True)
+    looked.ask("PUT", "/hold?database=second", reason="a test")
+    tasks.reconcile()
+    looked.ask("DELETE", "/hold?database=second")
+    for verb in ("cancel", "run", "pause", "resume"):
+        looked.ask("POST", f"/{first.pk}/{verb}")
+
+    with looked.queries_of("the line"):
+        lease = lifecycle.claim_first(first.pk, "worker-1")
+        assert lease is not None
+        lifecycle.next_in_line(first.database)
+        list(lifecycle.unclaimed())
+        tasks.reconcile()
+    with looked.queries_of("the attempt"):
+        lifecycle.renew(lease)
+        lifecycle.note(lease, "noted")
+        lifecycle.reap()
+        lifecycle.succeed(lease)
+    looked.ask("POST", f"/{first.pk}/rollback")
+    assert looked.scans == []
+    assert looked.queries > 100

@@ -1,0 +1,79 @@
+"""How many queries each door makes: few, and as many for many rows as for few.
+
+The token, its user and what the user may do are one of them.
+"""
+
+import json
+
+import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+
+from async_migrations import lifecycle
+from async_migrations.lifecycle import Origin
+from async_migrations.states import Status
+
+FEW, MANY = 2, 30
+
+#: Door to the queries that it makes on the control database at most.
+READING = {
+    "": 3,
+    "?status=SCHEDULED&search=app&ordering=-name": 3,
+    "/summary": 3,
+    "/gate?name=app.migrations.0001_async&prefix=app.&app=app&name=unknown": 9,
+    "/hold": 3,
+    "/janitor": 3,
+    "/{pk}": 2,
+    "/{pk}/events": 4,
+    "/{pk}/quarantine": 4,
+    "/{pk}/preflight": 4,
+}
+ASKING = {
+    ("POST", "/{pk}/run"): 12,
+    ("POST", "/{pk}/pause"): 12,
+    ("POST", "/{pk}/resume"): 12,
+    ("POST", "/{pk}/cancel"): 12,
+    ("POST", "/{pk}/rollback"): 12,
+    ("PATCH", "/{pk}/tuning"): 12,
+    ("PUT", "/hold"): 12,
+    ("DELETE", "/hold"): 12,
+    ("POST", "/janitor/drop"): 12,
+}
+FROM = {"pause": Status.STARTED, "resume": Status.PAUSED, "rollback": Status.FINISHED}
+BODIES: dict[str, dict[str, object]] = {
+    "tuning": {"priority": 3},
+    "hold": {"reason": "a test"},
+    "drop": {"database": "default", "schema": "s", "name": "n"},
+}
+
+
+def queries(client, method, path, **body):
+    with CaptureQueriesContext(connection) as made:
+        answer = client.generic(method, f"/api/async-migrations{path}", json.dumps(body), "application/json")
+    assert answer.status_code < 300, answer.content
+    return [query["sql"] for query in made]
+
+
+@pytest.mark.parametrize(("door", "most"), READING.items())
+def test_reading_takes_as_many_queries_for_many_rows_as_for_few(viewer, migration, door, most):
+    queries(viewer, "GET", "/summary")  # What is looked up once in a process is not counted.
+    counted = []
+    for size in (FEW, MANY):
+        rows = [migration() for _ in range(size)]
+        for _ in range(size):
+            lifecycle.remark(rows[0].pk, "noted", Origin("somebody"))
+        counted.append(queries(viewer, "GET", door.format(pk=rows[0].pk)))
+    few, many = counted
+    assert len(few) == len(many) <= most, many
+
+
+@pytest.mark.parametrize(("method", "door"), ASKING)
+def test_asking_takes_as_many_queries_for_many_rows_as_for_few(operator, migration, method, door):
+    verb = door.rpartition("/")[2]
+    counted = []
+    for size in (FEW, MANY):
+        rows = [migration(FROM.get(verb, Status.SCHEDULED)) for _ in range(size)]
+        counted.append(queries(operator, method, door.format(pk=rows[0].pk), **BODIES.get(verb, {})))
+        lifecycle.lift_hold("", Origin("somebody"))
+    few, many = counted
+    assert len(few) == len(many) <= ASKING[method, door], many
