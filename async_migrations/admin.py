@@ -18,13 +18,14 @@ from django.utils.html import format_html
 from django.utils.text import slugify
 
 from . import states
-from .asking import as_json, ask, asked_to, blockers, duration, facts, tell, throttling
+from .asking import as_json, ask, facts, tell
 from .conf import conf
 from .errors import PreflightFailed, TransitionRefused
 from .lifecycle import Origin
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
 from .rest.request_id import current_request_id
 from .states import Status, StopRequest
+from .words import asked_to, blockers, duration, throttling
 
 #: Events on the detail page; the rest is a link away.
 EVENTS_SHOWN = 100
@@ -134,19 +135,19 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status", ordering="status")
     def badge(self, row: AsyncMigrationStatus) -> str:
-        note = f"asked to {asked_to(row)}" if row.stop_requested else ""
+        note = f"asked to {asked_to(row.stop_requested)}" if row.stop_requested else ""
         return format_html('<span class="am-badge am-{}">{}</span>{}', slugify(row.status), row.status, _note(note))
 
     @admin.display(description="progress", ordering="progress_percent")
     def progress(self, row: AsyncMigrationStatus) -> str:
         if row.percent is None:
-            return format_html("{}", throttling(row) or row.phase or "-")
+            return format_html("{}", throttling(row.throttled) or row.phase or "-")
         left = f"about {duration(row.eta_seconds)} left" if row.eta_seconds and not row.terminal else ""
         return format_html(
             '<span class="am-number"><progress class="am-progress" max="100" value="{}"></progress>{} %</span>{}',
             f"{row.percent:.1f}",
             f"{row.percent:.1f}",
-            _note(", ".join(filter(None, (throttling(row) or row.phase, left)))),
+            _note(", ".join(filter(None, (throttling(row.throttled) or row.phase, left)))),
         )
 
     @admin.display(description="attempt", ordering="attempt")
@@ -155,11 +156,11 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="blocked by")
     def blocked_by(self, row: AsyncMigrationStatus) -> str:
-        return "; ".join(blockers(row)) or "-"
+        return "; ".join(blockers(row.waiting_on)) or "-"
 
     @admin.display(description="throttled by")
     def throttled_by(self, row: AsyncMigrationStatus) -> str:
-        return throttling(row).removeprefix("throttled by ") or "-"
+        return throttling(row.throttled).removeprefix("throttled by ") or "-"
 
     @admin.display(description="set live")
     def set_live(self, row: AsyncMigrationStatus) -> str:

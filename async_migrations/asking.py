@@ -10,12 +10,12 @@ from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
-from . import lifecycle, tasks
+from . import lifecycle, tasks, words
 from .errors import PreflightFailed, TransitionRefused
 from .execution import preflight
 from .lifecycle import Answer, Origin
 from .models import AsyncMigrationHold, AsyncMigrationStatus
-from .states import RUN, Direction, Status, StopRequest
+from .states import RUN, Status
 
 #: What may become of one of many.
 OUTCOMES = ("accepted", "unchanged", "refused", "not_found")
@@ -113,7 +113,7 @@ def lift(database: str, origin: Origin) -> AsyncMigrationHold | None:
 def tell(answer: Answer) -> str:
     """Say in one sentence what became of a request."""
     row = answer.migration
-    now = _state(row)
+    now = words.state({name: getattr(row, name) for name in words.OF_THE_STATE})
     return (
         f"{row.name} on {row.database}: {now}."
         if answer.changed
@@ -128,42 +128,6 @@ def tell_tuned(answer: Answer) -> str:
     return f"{row.name} on {row.database}: {'tuned' if answer.changed else 'nothing to do'}, {', '.join(values)}."
 
 
-def duration(seconds: float) -> str:
-    """Say how long: "45 s", "3 min 20 s", "2 h 5 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def blockers(row: AsyncMigrationStatus) -> list[str]:
-    """Describe each session that keeps the statement waiting."""
-    return [_blocker(session) for session in row.waiting_on]
-
-
-def progress(row: AsyncMigrationStatus) -> str:
-    """Say how far it is: "26.8 %, building index, about 35 s left"; empty when nothing is known."""
-    percent = "" if row.percent is None else f"{row.percent:.1f} %"
-    left = f"about {duration(row.eta_seconds)} left" if row.eta_seconds and not row.terminal else ""
-    return ", ".join(filter(None, (percent, row.phase, left)))
-
-
-def throttling(row: AsyncMigrationStatus) -> str:
-    """Say why it waits for a healthier database: "throttled by lock_waiters: 12, limit 5"; empty when it does not."""
-    if not row.throttled:
-        return ""
-    measured = [str(row.throttled["value"])] if row.throttled.get("value") is not None else []
-    measured += [f"limit {row.throttled['limit']}"] if row.throttled.get("limit") is not None else []
-    return ": ".join(filter(None, (f"throttled by {row.throttled['reason']}", ", ".join(measured))))
-
-
-def asked_to(row: AsyncMigrationStatus) -> str:
-    """Say what a stop request wants of the worker: "stop" for good, "pause"; empty when there is none."""
-    return {StopRequest.CANCEL.value: "stop", StopRequest.PAUSE.value: "pause"}.get(row.stop_requested or "", "")
-
-
 def as_json(value: Any) -> str:
     """Return the value as indented JSON, readable in any language."""
     return json.dumps(value, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False)
@@ -175,28 +139,3 @@ def facts(detail: dict[str, Any]) -> str:
         f"{key}: {value if isinstance(value, str) else json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False)}"
         for key, value in detail.items()
     )
-
-
-def _state(row: AsyncMigrationStatus) -> str:
-    backwards = row.direction == Direction.BACKWARDS
-    if row.stop_requested == StopRequest.CANCEL:
-        return "asked to stop; the worker cleans up, then it is CANCELLED"
-    if row.stop_requested == StopRequest.PAUSE:
-        return "asked to pause; the worker stops at the next checkpoint, then it is PAUSED"
-    if row.status == Status.STARTED:
-        when = f", not before {row.run_at.isoformat(timespec='seconds')}" if row.run_at else ""
-        return f"in line for a worker{', to be rolled back' if backwards else ''}{when}"
-    if row.status == Status.IN_PROGRESS:
-        return f"{'being rolled back' if backwards else 'in progress'}, attempt {row.attempt}"
-    if row.status == Status.ERROR:
-        return f"ERROR: {row.meta.get('error', {}).get('message', 'no reason is recorded')}"
-    return str(row.status)
-
-
-def _blocker(session: dict[str, Any]) -> str:
-    who = f"pid {session.get('pid')}"
-    if session.get("application_name"):
-        who += f" ({session['application_name']})"
-    state = f" {session['state']}" if session.get("state") else ""
-    since = f" for {duration(float(session['seconds']))}" if session.get("seconds") is not None else ""
-    return f"{who}{state}{since}"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from async_migrations import counting, limits, states
+from async_migrations.client import arguments, watching
 from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
 from async_migrations.execution import findings, session
@@ -22,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 BACKFILLS = ROOT / "docs" / "backfills.md"
 PREFLIGHT = ROOT / "docs" / "preflight.md"
+CI = ROOT / "docs" / "ci.md"
 MONITORING = ROOT / "docs" / "monitoring.md"
 DOCUMENTS = [README, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
@@ -64,7 +66,7 @@ def test_no_document_names_a_path_of_one_machine(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_setting_that_is_named_exists(document):
-    known = {setting.name for setting in Conf.settings()} | {"ASYNC_MIGRATIONS_"}
+    known = {setting.name for setting in Conf.settings()} | {"ASYNC_MIGRATIONS_", arguments.URL, arguments.TOKEN}
     assert set(re.findall(r"\bASYNC_MIGRATIONS_[A-Z_]*", document.read_text())) <= known
 
 
@@ -181,6 +183,16 @@ def test_the_transitions_are_those_of_the_code():
 def test_the_findings_of_the_preflight_are_those_of_the_code_with_their_levels():
     said = {row[0].strip("`"): tuple(row[1].split(", ")) for row in table(PREFLIGHT, "finding")}
     assert said == findings.CODES
+
+
+def test_the_exit_codes_of_the_client_are_those_of_the_code():
+    said = {int(code) for row in table(CI, "exit code") for code in row[0].split(", ")}
+    assert said == set(watching.Exit)
+
+
+def test_the_commands_of_the_client_are_those_of_the_code():
+    said = {word for row in table(CI, "command") for word in re.findall(r"`([a-z]+) ", row[0])}
+    assert said == {"list", "show", "preflight", "events", "wait", "gate", *arguments.REQUESTS}
 
 
 # --- error codes ---

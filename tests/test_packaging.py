@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,18 @@ def test_the_wheel_holds_the_product_alone(wheel):
 @pytest.mark.parametrize("suffix", ["py.typed", ".sql", ".html", "migrations/0001_initial.py"])
 def test_the_wheel_holds_what_is_not_code_too(wheel, suffix):
     assert any(name.endswith(suffix) for name in wheel)
+
+
+def test_the_wheel_has_the_command_of_the_client(wheel):
+    assert any(name.endswith(".dist-info/entry_points.txt") for name in wheel)
+    module, _, name = tomllib.loads(PYPROJECT)["project"]["scripts"]["async-migrations"].partition(":")
+    assert callable(getattr(import_module(module), name))
+
+
+def test_the_image_has_what_the_client_needs():
+    extras = tomllib.loads(PYPROJECT)["project"]["optional-dependencies"]
+    image = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / LOCKS[1]).read_text(), re.MULTILINE))
+    assert {entry.partition(">")[0] for entry in extras["client"]} <= image
 
 
 def test_the_version_is_the_same_everywhere():

@@ -19,9 +19,10 @@ from rest_framework.renderers import JSONRenderer
 
 from api.processes import ROOT, manage_command, run_to_end
 from async_migrations import lifecycle
+from async_migrations.client.watching import Exit, Watch, verdict
 from async_migrations.errors import ExecutionError
 from async_migrations.lifecycle import Origin, Request
-from async_migrations.management import waiting
+from async_migrations.management.display import as_dict
 from async_migrations.rest.serializers import EventSerializer, MigrationDetailSerializer, MigrationSerializer
 from async_migrations.states import Kind, Status
 from tests.conftest import environment, eventually
@@ -396,8 +397,7 @@ class TestWaiting:
         row = ended()
         assert shell("rollback", row.pk, "--wait", "--timeout", 60).returncode == 0
         assert shell("wait", row.pk).returncode == 0
-        seen = waiting.Watch(lifecycle.get(row.pk), Status.FINISHED)
-        assert waiting.verdict([seen]) == waiting.Exit.FAILED
+        assert verdict([Watch(as_dict(lifecycle.get(row.pk)), "FINISHED")]) == Exit.FAILED
 
     def test_cancel_waits_for_the_worker_to_obey(self, migration, start_worker):
         start_worker()

@@ -15,8 +15,9 @@ from django.utils import timezone
 from rest_framework.renderers import JSONRenderer
 
 from async_migrations import lifecycle, tasks
+from async_migrations.client.watching import Exit
 from async_migrations.lifecycle import Origin, Wanted
-from async_migrations.management.waiting import Exit, wait_at_gate
+from async_migrations.management.waiting import wait_at_gate
 from async_migrations.rest.serializers import HoldSerializer, VerdictSerializer
 from tests.conftest import eventually
 from tests.db.conftest import carried_out

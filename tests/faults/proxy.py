@@ -1,4 +1,4 @@
-"""A stretch of network between a worker and a server that a test can cut or let fall silent."""
+"""A stretch of network in front of a server that a test can cut, let fall silent, or have swallow answers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from urllib.parse import quote
 
 
 class Proxy:
-    """Listens on a port of 127.0.0.1 and passes everything on to the server of a Django database.
+    """Listens on a port of 127.0.0.1 and passes everything on to a server: HOST and PORT, as a Django database has it.
 
     `cut` resets what is open and refuses what is new; `silence` keeps everything open and passes nothing on, as a
-    network does that drops packets; `mend` ends both.
+    network does that drops packets; `mend` ends both. `lose_answers` passes requests on and cuts their answers off.
+    `heard` is what clients have sent.
     """
 
     def __init__(self, database: dict[str, Any]) -> None:
@@ -24,6 +25,8 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._refusing = False
+        self._losing, self._to_lose = b"", 0
+        self.heard = bytearray()
         threading.Thread(target=self._accept, daemon=True).start()
 
     @property
@@ -40,6 +43,10 @@ class Proxy:
     def silence(self) -> None:
         """Pass nothing on, in either direction."""
         self._flows.clear()
+
+    def lose_answers(self, number: int, to: bytes) -> None:
+        """Hang up in place of the next so many answers to what begins with `to`."""
+        self._losing, self._to_lose = to, number
 
     def mend(self) -> None:
         """Be an ordinary network again."""
@@ -68,8 +75,9 @@ class Proxy:
                 client.close()
                 continue
             self._pairs.append((client, server))
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, sink), daemon=True).start()
+            doomed = threading.Event()
+            threading.Thread(target=self._pump, args=(client, server, doomed, True), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, doomed, False), daemon=True).start()
 
     def _connect(self) -> socket.socket:
         host, port = self._database["HOST"], int(self._database["PORT"] or 5432)
@@ -79,15 +87,25 @@ class Proxy:
         server.connect(f"{host}/.s.PGSQL.{port}")
         return server
 
-    def _pump(self, source: socket.socket, sink: socket.socket) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, doomed: threading.Event, asks: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
                 self._flows.wait()
+                if asks:
+                    self._listen(data, doomed)
+                elif doomed.is_set():
+                    break
                 sink.sendall(data)
         self._flows.wait()
         for end in (source, sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _listen(self, data: bytes, doomed: threading.Event) -> None:
+        self.heard += data
+        if self._to_lose and data.startswith(self._losing):
+            self._to_lose -= 1
+            doomed.set()
 
     def _reset(self) -> None:
         pairs, self._pairs = self._pairs, []

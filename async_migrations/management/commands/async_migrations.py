@@ -20,6 +20,7 @@ from django.utils import timezone
 
 from async_migrations import lifecycle
 from async_migrations.asking import ask, lift, tell, tell_tuned
+from async_migrations.client.watching import Bars, Exit, Lines, Watch, reasons
 from async_migrations.conf import conf
 from async_migrations.errors import ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
 from async_migrations.execution import janitor, preflight
@@ -28,17 +29,12 @@ from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Origin, Wanted
 from async_migrations.limits import OutOfLimits
 from async_migrations.management.arguments import EPILOG, add_verbs
-from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
-from async_migrations.management.waiting import GATE_EXITS, Bars, Exit, Lines, Watch, describe, wait, wait_at_gate
+from async_migrations.management.display import Display, as_dict, detail_as_dict
+from async_migrations.management.waiting import GATE_EXITS, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
+from async_migrations.words import describe, printable
 
-WANTED = {
-    "run": Status.FINISHED,
-    "pause": Status.PAUSED,
-    "cancel": Status.CANCELLED,
-    "rollback": Status.ROLLED_BACK,
-}
 Options = dict[str, Any]
 
 
@@ -106,10 +102,7 @@ class Command(BaseCommand):
     def _show(self, options: Options) -> Exit:
         (row,) = find([options["migration"]], options["database"])
         events = list(row.events.using(conf.control_database))
-        if self.display.as_json:
-            self.display.json({**detail_as_dict(row), "events": [event_as_dict(event) for event in events]})
-        else:
-            self.display.detail(row, events)
+        self.display.detail(row, events)
         return Exit.DONE
 
     def _preflight(self, options: Options) -> Exit:
@@ -129,14 +122,14 @@ class Command(BaseCommand):
         terms = ("run_at", "priority", "max_attempts", "force")
         wishes = {name: options[name] for name in terms if name in options}
         answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **wishes), tell)
-        watches = [_watch(verb, answer.migration) for answer in answers]
+        watches = [Watch.after(verb, as_dict(answer.migration)) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
             code = self._wait_for(watches, options["timeout"])
-        elif any(watch.row.status == Status.ERROR for watch in watches):  # Carried out inline: there is no broker.
+        elif any(watch.row["status"] == Status.ERROR for watch in watches):  # Carried out inline: there is no broker.
             code = Exit.FAILED
         if self.display.as_json:
-            self.display.json([as_dict(watch.row) for watch in watches])
+            self.display.json([watch.row for watch in watches])
         return Exit.REFUSED if len(answers) < len(rows) else code
 
     def _ask_each(
@@ -165,10 +158,10 @@ class Command(BaseCommand):
         return Exit.REFUSED if len(answers) < len(rows) else Exit.DONE
 
     def _wait(self, options: Options) -> Exit:
-        watches = [Watch.of(row) for row in find(options["migrations"], options["database"])]
+        watches = [Watch.after("wait", as_dict(row)) for row in find(options["migrations"], options["database"])]
         code = self._wait_for(watches, options["timeout"])
         if self.display.as_json:
-            self.display.json([as_dict(watch.row) for watch in watches])
+            self.display.json([watch.row for watch in watches])
         return code
 
     def _gate(self, options: Options) -> Exit:
@@ -239,14 +232,14 @@ class Command(BaseCommand):
 
     def _wait_for(self, watches: Sequence[Watch], timeout: float | None) -> Exit:
         for watch in watches:
-            if watch.row.status == Status.SCHEDULED:
-                self.stderr.write(f"{describe(watch.row)}: nobody has started it yet; `run` does.")
-            elif watch.row.status == Status.PAUSED != watch.wanted:
-                self.stderr.write(f"{describe(watch.row)}: it goes on when somebody says `resume`.")
+            if watch.stands:
+                self.stderr.write(watch.stands)
+        display = self.display
+        view = Bars(display.console) if display.rich else Lines(lambda row: display.line(describe(row)))
         try:
-            code = wait(watches, timeout, Bars(self.display.console) if self.display.rich else Lines(self.display))
+            code = wait(watches, timeout, view)
         except KeyboardInterrupt:
-            going = [str(watch.row.pk) for watch in watches if not watch.over]
+            going = [str(watch.row["id"]) for watch in watches if not watch.over]
             self.stderr.write(
                 f"Interrupted; nothing was stopped, the migrations go on. Look again: "
                 f"manage.py async_migrations wait {' '.join(going)}"
@@ -254,7 +247,7 @@ class Command(BaseCommand):
             return Exit.INTERRUPTED
         except AsyncMigrationStatus.DoesNotExist as exc:
             raise CommandError(str(exc), returncode=Exit.REFUSED) from exc
-        for reason in _reasons(watches, timeout):
+        for reason in reasons(watches, timeout):
             self.stderr.write(printable(reason))
         return code
 
@@ -305,23 +298,6 @@ def _find(word: str, database: str | None) -> AsyncMigrationStatus:
         )
     which = ", ".join(f"{row.pk} is {row.name} on {row.database}" for row in reversed(found))
     raise CommandError(f"{word!r} is ambiguous: {which}. Say the id, or --database.", returncode=Exit.REFUSED)
-
-
-def _reasons(watches: Sequence[Watch], timeout: float | None) -> Iterator[str]:
-    """Say for each migration that did not end as wanted what became of it."""
-    for watch in watches:
-        row = watch.row
-        if not watch.over:
-            yield f"After {timeout:g} s still going on: {describe(row)}"
-        elif row.status != watch.wanted:
-            error = row.meta.get("error") or {}
-            said = " ".join(str(error[key]) for key in ("message", "detail", "hint") if error.get(key))
-            yield f"{row.pk} {row.name} on {row.database} ended as {row.status}, not {watch.wanted}. {said}".rstrip()
-
-
-def _watch(verb: str, row: AsyncMigrationStatus) -> Watch:
-    """Return what to wait for after a verb; who resumes wants the end that the migration had before it."""
-    return Watch(row, WANTED[verb]) if verb in WANTED else Watch.of(row)
 
 
 def _who() -> str:
