@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TextIO
 
 from django.core.serializers.json import DjangoJSONEncoder
@@ -16,9 +16,16 @@ from rich.table import Table
 from rich.text import Text
 
 from async_migrations.asking import blockers, progress, throttling
+from async_migrations.contract import as_dict, delivery_as_dict, hold_as_dict, webhook_as_dict
 from async_migrations.execution.findings import Finding
 from async_migrations.execution.janitor import Leftover
-from async_migrations.models import AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
+from async_migrations.models import (
+    AsyncMigrationDelivery,
+    AsyncMigrationEvent,
+    AsyncMigrationHold,
+    AsyncMigrationStatus,
+    AsyncMigrationWebhook,
+)
 from async_migrations.states import Status
 
 STYLES = {
@@ -71,66 +78,26 @@ _LEFTOVER_COLUMNS: tuple[tuple[str, Callable[[Leftover], str]], ...] = (
 )
 
 
-def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
-    """Return the row with the field names of the HTTP contract, without the SQL."""
-    plain = ("name", "database", "kind", "direction", "status", "terminal", "stop_requested", "meta", "phase")
-    times = ("run_at", "created_at", "updated_at", "requested_at", "started_at", "finished_at", "heartbeat_at")
-    return {
-        "id": row.pk,
-        **{field: getattr(row, field) for field in plain},
-        "progress": {
-            "done": row.progress_done,
-            "total": row.progress_total,
-            "unit": row.progress_unit,
-            "percent": row.percent,
-            "rate_per_second": row.progress_rate,
-            "eta_seconds": row.eta_seconds,
-        },
-        "waiting_on": row.waiting_on,
-        "throttled": row.throttled,
-        **{field: getattr(row, field) for field in ("attempt", "max_attempts", "worker", "requested_by")},
-        **{field: _time(getattr(row, field)) for field in times},
-    }
-
-
-def detail_as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
-    """Return the row with the SQL, again as the HTTP contract has it."""
-    return as_dict(row) | {field: getattr(row, field) for field in _DETAIL_FIELDS}
-
-
-_DETAIL_FIELDS = (
-    "queued_behind",
-    "priority",
-    "tuning",
-    "quarantined",
-    "sql_forwards",
-    "sql_backwards",
-    "sql_digest",
-    "options",
+_WEBHOOK_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationWebhook], str]], ...] = (
+    ("NAME", lambda webhook: webhook.name),
+    ("STATE", lambda webhook: webhook.state),
+    ("SINCE", lambda webhook: moment(webhook.failing_since or webhook.created_at)),
+    ("EVENTS", lambda webhook: ", ".join(webhook.events)),
+    ("DATABASES", lambda webhook: ", ".join(webhook.databases) or "all"),
+    ("URL", lambda webhook: webhook.url),
+    ("PROBLEM", lambda webhook: webhook.problem or "-"),
 )
-
-
-def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
-    """Return one event with the field names of the HTTP contract."""
-    fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
-    return {**{field: getattr(event, field) for field in fields}, "created_at": _time(event.created_at)}
-
-
-def hold_as_dict(hold: AsyncMigrationHold) -> dict[str, Any]:
-    """Return a hold with the field names of the HTTP contract."""
-    times = ("created_at", "expires_at", "lifted_at")
-    return {
-        "id": hold.pk,
-        "database": hold.database or None,
-        **{field: getattr(hold, field) for field in ("reason", "by", "request_id")},
-        **{field: _time(getattr(hold, field)) for field in times},
-        "lifted_by": hold.lifted_by,
-    }
-
-
-def _time(value: datetime | None) -> str | None:
-    """Return the time as the HTTP contract has it: UTC, with microseconds, which Django's own encoder would cut."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
+_DELIVERY_COLUMNS: tuple[tuple[str, Callable[[AsyncMigrationDelivery], str]], ...] = (
+    ("ID", lambda delivery: str(delivery.pk)),
+    ("STATUS", lambda delivery: delivery.status),
+    ("WEBHOOK", lambda delivery: delivery.webhook.name),
+    ("EVENT", lambda delivery: delivery.event.kind if delivery.event else "test"),
+    ("MIGRATION", lambda delivery: delivery.event.migration.name if delivery.event else "-"),
+    ("ATTEMPTS", lambda delivery: str(delivery.attempts)),
+    ("NEXT", lambda delivery: moment(delivery.next_attempt_at)),
+    ("ANSWER", lambda delivery: str(delivery.answer or "-")),
+    ("ERROR", lambda delivery: delivery.error or "-"),
+)
 
 
 def moment(value: datetime | None) -> str:
@@ -229,6 +196,26 @@ class Display:
             )
         else:
             self.line("Nothing is held.")
+
+    def webhooks(self, webhooks: Sequence[AsyncMigrationWebhook]) -> None:
+        """Write where events are sent to."""
+        if self.as_json:
+            self.json([webhook_as_dict(webhook) for webhook in webhooks])
+        elif webhooks:
+            lines = [[read(webhook) for _, read in _WEBHOOK_COLUMNS] for webhook in webhooks]
+            self._table([name for name, _ in _WEBHOOK_COLUMNS], lines)
+        else:
+            self.line("No webhooks.")
+
+    def deliveries(self, deliveries: Sequence[AsyncMigrationDelivery]) -> None:
+        """Write what was sent, or is to be sent."""
+        if self.as_json:
+            self.json([delivery_as_dict(delivery) for delivery in deliveries])
+        elif deliveries:
+            lines = [[read(delivery) for _, read in _DELIVERY_COLUMNS] for delivery in deliveries]
+            self._table([name for name, _ in _DELIVERY_COLUMNS], lines)
+        else:
+            self.line("No deliveries.")
 
     def findings(self, findings: Sequence[Finding]) -> None:
         """Write what stands in the way of a migration."""
