@@ -127,11 +127,11 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="started", ordering="started_at")
     def started(self, row: AsyncMigrationStatus) -> str:
-        return _moment(row.started_at)
+        return moment(row.started_at)
 
     @admin.display(description="finished", ordering="finished_at")
     def finished(self, row: AsyncMigrationStatus) -> str:
-        return _moment(row.finished_at)
+        return moment(row.finished_at)
 
     @admin.display(description="status", ordering="status")
     def badge(self, row: AsyncMigrationStatus) -> str:
@@ -304,7 +304,7 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="when", ordering="id")
     def when(self, event: AsyncMigrationEvent) -> str:
-        return _moment(event.created_at)
+        return moment(event.created_at)
 
     @admin.display(description="migration", ordering="migration__name")
     def migration_name(self, event: AsyncMigrationEvent) -> str:
@@ -350,7 +350,7 @@ def _why_not(row: AsyncMigrationStatus) -> str:
     return f"{row.name} on {row.database} is {reason}; what is possible now: {allowed}."
 
 
-def _moment(value: datetime | None) -> str:
+def moment(value: datetime | None) -> str:
     if value is None:
         return "-"
     local = timezone.localtime(value)
@@ -368,3 +368,7 @@ def _sql(text: str) -> str:
 
 def _json(value: Any) -> str:
     return format_html('<pre class="am-json">{}</pre>', as_json(value)) if value else "-"
+
+
+# At the end: its pages are made of what is above.
+from .webhooks import admin as webhooks_admin  # noqa: E402, F401

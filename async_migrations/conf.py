@@ -64,19 +64,20 @@ def _places(value: Any) -> int:
     return number
 
 
-def _switch(value: Any) -> bool:
-    try:
-        return parse_switch("", value)
-    except ImproperlyConfigured as exc:
-        raise ValueError from exc
-
-
 def _count_or_off(value: Any) -> int | None:
     return None if _limit(value) is None else _count(value)
 
 
 def _limit_or_auto(value: Any) -> float | str | None:
     return "auto" if value == "auto" else _limit(value)
+
+
+def _switch(value: Any) -> bool:
+    """Read a switch; what is none is refused with the words for all settings."""
+    try:
+        return parse_switch("", value)
+    except ImproperlyConfigured as exc:
+        raise ValueError from exc
 
 
 def _names(value: Any) -> tuple[str, ...]:
@@ -157,6 +158,15 @@ class Conf:
     waiting_places = Setting(4, _places, "requests that a web process may hold for `Prefer: wait`.")
 
     metrics_public = Setting(False, _switch, "whether /metrics needs no token: yes or no.")
+
+    webhook_timeout_seconds = Setting(10.0, _seconds, "seconds that the delivery of an event to a webhook may take.")
+    webhook_max_attempts = Setting(12, _count, "deliveries of an event that are tried before it is given up.")
+    webhook_backoff_seconds = Setting(5.0, _seconds, "back-off after the first try; three times as long after each.")
+    webhook_private_addresses = Setting(
+        False, _switch, "whether webhooks may lead to private addresses, and use http: true or false."
+    )
+    webhook_redirects = Setting(False, _switch, "whether webhooks may answer with a redirect: true or false.")
+    webhook_keep_seconds = Setting(30 * 86400.0, _seconds, "seconds that the log keeps deliveries that are over.")
 
     @staticmethod
     def settings() -> Iterator[Setting[Any]]:

@@ -8,6 +8,7 @@
     ├── PreflightFailed       something stands in the way of a migration before it has begun
     ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
     ├── NotALeftover          an index is not to be dropped by the janitor: it is valid, or somebody is at work on it
+    ├── WebhookRefused        a webhook cannot be made so, or nothing is sent to it
     ├── BrokerAway            a message could not be sent, and nothing else would bring it about
     └── ExecutionError        a statement failed or its effect is not there; carries what the row will say
 
@@ -78,6 +79,12 @@ class NotALeftover(AsyncMigrationError):
     """An index is not to be dropped by the janitor: it is valid, or somebody is at work on it."""
 
     code = "not_a_leftover"
+
+
+class WebhookRefused(AsyncMigrationError):
+    """A webhook cannot be made so, or nothing is sent to it."""
+
+    code = "webhook_refused"
 
 
 class BrokerAway(AsyncMigrationError):

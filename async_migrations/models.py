@@ -341,3 +341,86 @@ class AsyncMigrationHold(models.Model):
     def __str__(self) -> str:
         until = f", until {self.expires_at.isoformat(timespec='seconds')}" if self.expires_at else ""
         return f"held by {self.by or 'somebody'}: {self.reason}{until}"
+
+
+class AsyncMigrationWebhook(models.Model):
+    """Where to send events of migrations, in the control database. Written by `webhooks.endpoints` and the couriers.
+
+    The signing secret is not here: it is derived from SECRET_KEY and `salt`.
+    """
+
+    name = models.CharField(max_length=100, unique=True)
+    url = models.CharField(max_length=2000, help_text="Where the events are sent to, by POST.")
+    events = models.JSONField(help_text="Kinds of events, or statuses that are reached.")
+    databases = models.JSONField(default=list, blank=True, help_text="Django aliases of the targets; none: all.")
+    salt = models.CharField(max_length=64, editable=False)
+    fingerprint = models.CharField(max_length=64, editable=False, help_text="SHA-256 of the secret, hexadecimal.")
+    active = models.BooleanField(default=True)
+    failing_since = models.DateTimeField(null=True, blank=True, editable=False, help_text="Nothing arrived since.")
+    problem = models.CharField(max_length=500, blank=True, default="", editable=False, help_text="Of the last try.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    created_by = models.CharField(max_length=255, blank=True, default="", editable=False)
+
+    class Meta:
+        verbose_name = "async migration webhook"
+        ordering: ClassVar = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def state(self) -> str:
+        """Say how it is: "off", "failing" (nothing has arrived since the last success), "ok"."""
+        if not self.active:
+            return "off"
+        return "ok" if self.failing_since is None else "failing"
+
+
+class AsyncMigrationDelivery(models.Model):
+    """One event on its way to one webhook, in the control database; written with the event, by the same statement."""
+
+    class Status(models.TextChoices):
+        PENDING = "pending", "Pending"
+        DELIVERED = "delivered", "Delivered"
+        FAILED = "failed", "Given up"
+
+    message_id = models.UUIDField(unique=True, help_text="The same however often it is sent.")
+    # No constraint in the database: a webhook that is removed at that moment must not make a migration's move fail.
+    webhook = models.ForeignKey(
+        AsyncMigrationWebhook, on_delete=models.CASCADE, related_name="deliveries", db_constraint=False
+    )
+    event = models.ForeignKey(AsyncMigrationEvent, on_delete=models.CASCADE, null=True, help_text="None: a test.")
+    status = models.CharField(max_length=16, choices=Status.choices, default=Status.PENDING)
+    attempts = models.PositiveIntegerField(default=0)
+    next_attempt_at = models.DateTimeField(
+        null=True, help_text="When to send it again; while it is being sent: when its sender counts as gone."
+    )
+    answer = models.PositiveSmallIntegerField(null=True, help_text="Status code of the last answer.")
+    error = models.CharField(max_length=500, blank=True, default="", help_text="Of the last try.")
+    created_at = models.DateTimeField(db_default=Now(), editable=False)
+    delivered_at = models.DateTimeField(null=True)
+
+    class Meta:
+        verbose_name = "async migration delivery"
+        verbose_name_plural = "async migration deliveries"
+        ordering: ClassVar = ["-id"]
+        indexes: ClassVar = [
+            models.Index(
+                fields=["webhook", "next_attempt_at"],
+                condition=Q(next_attempt_at__isnull=False),
+                name="async_migration_delivery_due",
+            ),
+            models.Index(
+                fields=["created_at"],
+                condition=Q(next_attempt_at__isnull=True),
+                name="async_migration_delivery_over",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.header}: {self.status}"
+
+    @property
+    def header(self) -> str:
+        """The id as the receiver gets it, in `webhook-id`."""
+        return f"msg_{self.message_id.hex}"

@@ -47,6 +47,9 @@ class StopRequest(TextChoices):
 #: A poller may stop here: nothing changes any more unless somebody asks.
 TERMINAL = frozenset({Status.FINISHED, Status.ERROR, Status.CANCELLED, Status.ROLLED_BACK})
 
+#: What a webhook is for unless it says otherwise: a migration has ended, or waits for a person.
+NOTABLE = (Status.FINISHED, Status.ERROR, Status.CANCELLED, Status.PAUSED, Status.ROLLED_BACK)
+
 
 @dataclass(frozen=True)
 class Transition:
@@ -143,6 +146,31 @@ TRANSITIONS = (
     SUCCEED,
     FAIL,
     REAP,
+)
+
+#: What else happens to a migration: the kinds of the events that move nothing.
+REMARKS = (
+    "bad_rows_tried_again",
+    "cancel_requested",
+    "found_done",
+    "guard_cancel",
+    "guard_report",
+    "leftover_dropped",
+    "leftover_removed",
+    "lock_retry",
+    "pause_requested",
+    "pause_withdrawn",
+    "repair",
+    "resumed",
+    "row_set_aside",
+    "rows_left",
+    "rows_taken_along",
+    "signals_unavailable",
+    "sql_changed",
+    "statement_done",
+    "throttled",
+    "tuned",
+    "waiting_for_session",
 )
 
 #: The moves that a person may ask for, by the names of the API's doors.

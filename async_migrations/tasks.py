@@ -31,6 +31,7 @@ from .execution.pool import sessions
 from .lifecycle import Origin
 from .models import AsyncMigrationStatus
 from .states import Status
+from .webhooks.couriers import Couriers
 
 try:
     import dramatiq
@@ -250,10 +251,11 @@ if broker_is_configured():
             logger.warning("leftover stays", extra={**asked, "reason": str(error)})
 
     class Reconciler(dramatiq.Middleware):
-        """Runs `reconcile` in a thread of every worker, and tells the attempts when the worker is to end."""
+        """A thread of every worker: runs `reconcile`, has webhooks sent, tells attempts when the worker is to end."""
 
         def __init__(self) -> None:
             self._ended = threading.Event()
+            self._couriers = Couriers(self._ended.is_set)
 
         def after_worker_boot(self, broker: Any, worker: Any) -> None:
             sessions.keep()
@@ -264,12 +266,16 @@ if broker_is_configured():
             heartbeat.begin_shutdown()
             sessions.end()
 
+        def after_worker_shutdown(self, broker: Any, worker: Any) -> None:
+            self._couriers.wait()
+
         def _run(self) -> None:
             while not self._ended.wait(conf.reconcile_seconds):
                 sessions.close_old()
                 try:
                     reconcile()
                     counting.worker_seen(conf.queue)
+                    self._couriers.send_out()
                 except (DatabaseError, InterfaceError):
                     logger.warning("reconciler could not look", exc_info=True)
                 finally:

@@ -23,6 +23,7 @@ from django.core.management import call_command
 from django.db import connections
 
 from api.processes import ROOT, Running, child_environment, running, wait_until_ready, web_command, worker_command
+from tests.receiver import Receiver, receiving
 from tests.servers import database_named
 
 DATABASES = ("default", "second")
@@ -151,6 +152,22 @@ def api(shared_api: Process, token: Callable[..., str]) -> Iterator[Callable[...
             return stack.enter_context(httpx.Client(base_url=(at or shared_api).url, headers=headers, timeout=40))
 
         yield make
+
+
+@pytest.fixture
+def nearby(settings: Any) -> None:
+    """Webhooks may lead to this machine, and what fails is tried again at once."""
+    settings.ASYNC_MIGRATIONS_WEBHOOK_PRIVATE_ADDRESSES = True
+    settings.ASYNC_MIGRATIONS_WEBHOOK_BACKOFF_SECONDS = 0
+    settings.ASYNC_MIGRATIONS_WEBHOOK_MAX_ATTEMPTS = 3
+    settings.ASYNC_MIGRATIONS_WEBHOOK_TIMEOUT_SECONDS = 5
+
+
+@pytest.fixture
+def receiver(nearby: None) -> Iterator[Receiver]:
+    """A receiver of webhooks."""
+    with receiving() as receiver:
+        yield receiver
 
 
 def free_port() -> int:

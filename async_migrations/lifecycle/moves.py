@@ -5,18 +5,21 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, cast
 
-from django.db import connections
+from django.db import connections, transaction
 from django.db.models import Field, Q, QuerySet
 from django.db.models.functions import Now
 from django.db.models.sql import UpdateQuery
 
 from .. import counting, tracing
 from ..conf import conf
-from ..models import AsyncMigrationEvent, AsyncMigrationStatus
+from ..models import AsyncMigrationDelivery, AsyncMigrationEvent, AsyncMigrationStatus, AsyncMigrationWebhook
+from ..signals import migration_moved
 from ..states import Direction, Status, Transition
 
 logger = logging.getLogger("async_migrations")
@@ -24,6 +27,15 @@ logger = logging.getLogger("async_migrations")
 # An event of the row that a transition has moved; none where it has not.
 _EVENT_COLUMNS = ("kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
 _MOVED_EVENT = "SELECT id, %s, %s, %s, %s::int, %s, %s, %s::jsonb FROM moved"
+# One for each webhook that wants the event. Where there is no webhook, this is a look into an empty table.
+_DELIVERIES = f"""
+INSERT INTO {AsyncMigrationDelivery._meta.db_table}
+    (message_id, webhook_id, event_id, status, attempts, next_attempt_at, error)
+SELECT gen_random_uuid(), webhook.id, events.id, '{AsyncMigrationDelivery.Status.PENDING}', 0, STATEMENT_TIMESTAMP(), ''
+FROM {AsyncMigrationWebhook._meta.db_table} AS webhook CROSS JOIN events
+WHERE webhook.active AND webhook.events ?| ARRAY[events.kind, events.to_status]::text[]
+    AND (webhook.databases = '[]' OR webhook.databases ? %s)
+"""  # noqa: S608 - names and values of our own
 
 
 @dataclass(frozen=True)
@@ -131,17 +143,15 @@ def move(
     query.add_update_values({"status": to, "updated_at": Now(), **changes})
     update, parameters = query.get_compiler(conf.control_database).as_sql()
     moved = rows().raw(
-        f"WITH moved AS ({update} RETURNING *), events AS ("  # noqa: S608 - names that we made, and placeholders
-        f"INSERT INTO {AsyncMigrationEvent._meta.db_table} (migration_id, {', '.join(_EVENT_COLUMNS)}) "
-        f"{' UNION ALL '.join([_MOVED_EVENT] * len(events))}) SELECT * FROM moved",
-        [*parameters, *(value for event in events for value in _values(event))],
+        _with_events(f"{update} RETURNING *", len(events)) + "SELECT * FROM moved",  # noqa: S608 - names of our own
+        [*parameters, *(value for event in events for value in _values(event)), row.database],
     )
     written = next(iter(moved), None)
     if written is None:
         return False
     row.__dict__.update(written.__dict__)
     for event in events:
-        _log(row, event)
+        _tell(row, event)
     return True
 
 
@@ -153,8 +163,11 @@ def remark(pk: int, kind: str, origin: Origin, **detail: Any) -> None:
 
 def record(row: AsyncMigrationStatus, kind: str, origin: Origin, *, to_status: str = "", **detail: Any) -> None:
     event = _event(row, kind, origin, to_status=to_status, detail=detail, attempt=row.attempt)
-    event.save(using=conf.control_database, force_insert=True)
-    _log(row, event)
+    if connections[conf.control_database].vendor == "postgresql":
+        _insert(event, rows().filter(pk=row.pk), row.database)
+    else:  # No worker serves it that could deliver anything.
+        event.save(using=conf.control_database, force_insert=True)
+    _tell(row, event)
 
 
 def record_where(
@@ -165,17 +178,32 @@ def record_where(
     One statement: a worker that is frozen between two would keep the row locked, and nobody could reap its lease.
     """
     event = _event(row, kind, origin, detail=detail, attempt=row.attempt)
+    recorded = _insert(event, found, row.database)
+    if recorded:
+        _tell(row, event)
+    return recorded
+
+
+def _insert(event: AsyncMigrationEvent, found: QuerySet[AsyncMigrationStatus], database: str) -> bool:
+    """Insert an event, and its deliveries, for the row that is found; False: none is."""
     select, parameters = found.order_by().values("id").query.get_compiler(conf.control_database).as_sql()
     with connections[conf.control_database].cursor() as cursor:
-        cursor.execute(
-            f"WITH moved AS ({select}) INSERT INTO {AsyncMigrationEvent._meta.db_table} "
-            f"(migration_id, {', '.join(_EVENT_COLUMNS)}) {_MOVED_EVENT}",
-            [*parameters, *_values(event)],
-        )
-        recorded = bool(cursor.rowcount > 0)
-    if recorded:
-        _log(row, event)
-    return recorded
+        insert = _with_events(select, 1) + "SELECT id FROM events"  # noqa: S608 - names of our own
+        cursor.execute(insert, [*parameters, *_values(event), database])
+        return bool(cursor.rowcount > 0)
+
+
+def _with_events(moved: str, count: int) -> str:
+    """Return the beginning of a statement that inserts so many events of what `moved` returns, with their deliveries.
+
+    The last placeholder is for the database of the migration. What is written together commits together: a delivery is
+    neither lost nor made for what was rolled back.
+    """
+    return (
+        f"WITH moved AS ({moved}), events AS ("
+        f"INSERT INTO {AsyncMigrationEvent._meta.db_table} (migration_id, {', '.join(_EVENT_COLUMNS)}) "
+        f"{' UNION ALL '.join([_MOVED_EVENT] * count)} RETURNING *), deliveries AS ({_DELIVERIES}) "
+    )
 
 
 def _event(
@@ -199,6 +227,16 @@ def _values(event: AsyncMigrationEvent) -> Iterator[Any]:
     for name in _EVENT_COLUMNS:
         field = cast("Field[Any, Any]", event._meta.get_field(name))
         yield field.get_db_prep_save(getattr(event, name), connection)
+
+
+def _tell(row: AsyncMigrationStatus, event: AsyncMigrationEvent) -> None:
+    """Log an event; send the signal of a move when it is committed."""
+    _log(row, event)
+    if event.to_status and migration_moved.has_listeners(AsyncMigrationStatus):
+        fields = ("kind", "from_status", "to_status", "by")
+        moved = {"migration": copy(row), **{name: str(getattr(event, name)) for name in fields}}
+        tell = partial(migration_moved.send_robust, AsyncMigrationStatus, **moved)
+        transaction.on_commit(tell, using=conf.control_database)
 
 
 def _log(row: AsyncMigrationStatus, event: AsyncMigrationEvent) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from async_migrations import limits
 from async_migrations.client.arguments import MIGRATION, REQUESTS, add_gate, add_request, add_wait, moment, status
-from async_migrations.states import Status
+from async_migrations.states import NOTABLE, Status
 
 EPILOG = """exit codes:
   0    done; with wait or --wait: all of them ended as wanted; gate: all are FINISHED
@@ -33,6 +33,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_gate(verbs)
     _add_hold(verbs)
     _add_janitor(verbs)
+    _add_webhooks(verbs)
 
 
 def _add_list(verbs: Any) -> None:
@@ -89,7 +90,46 @@ def _add_janitor(verbs: Any) -> None:
     parser.add_argument("--drop", action="store_true", help="drop them, concurrently, one after the other")
 
 
-def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
+def _add_webhooks(verbs: Any) -> None:
+    parser = verbs.add_parser("webhooks", help="have events sent to addresses, and look what became of them")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    _add(actions, "list", "list webhooks, and whether they arrive", database=False)
+    parser = _add(actions, "add", "have events sent to an address; prints the signing secret", database=False)
+    parser.add_argument("name", metavar="NAME", help="a name for it, of your choice")
+    parser.add_argument("url", metavar="URL", help="https://..., which the events are sent to by POST")
+    parser.add_argument(
+        "--event",
+        action="append",
+        default=[],
+        dest="events",
+        metavar="EVENT",
+        help="only these: a status that is reached, such as ERROR, or a kind of event, such as run; may be repeated. "
+        f"Without: {', '.join(NOTABLE)}",
+    )
+    parser.add_argument(
+        "--database", action="append", default=[], metavar="ALIAS", help="only of this target; may be repeated"
+    )
+    for action, text in _WEBHOOK_ACTIONS.items():
+        _add(actions, action, text, database=False).add_argument("name", metavar="NAME", help="of the webhook")
+    parser = _add(actions, "deliveries", "list what was sent or is to be sent, newest first", database=False)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only of this webhook")
+    parser.add_argument("--failed", action="store_true", help="only those that were given up")
+    parser.add_argument("--limit", type=_count, default=50, metavar="N", help="at most so many; 50")
+    parser = _add(actions, "resend", "send deliveries again, with the same ids", database=False)
+    parser.add_argument("deliveries", nargs="+", type=int, metavar="ID", help="id of a delivery")
+    _add(actions, "send", "send what is due, from here: for installations without workers", database=False)
+
+
+_WEBHOOK_ACTIONS = {
+    "secret": "print the signing secret",
+    "test": "send a test from here, and say what was answered",
+    "disable": "send nothing more; what is yet to be sent is given up",
+    "enable": "send again from now on",
+    "remove": "remove a webhook with the log of its deliveries",
+}
+
+
+def _add(verbs: Any, verb: str, text: str, *, database: bool = True) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         verb,
         help=text,
@@ -97,7 +137,8 @@ def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
+    if database:
+        parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
     return parser
 
@@ -107,6 +148,12 @@ def _status(text: str) -> str:
     if found not in Status.values:
         raise argparse.ArgumentTypeError(f"{text!r} is no status: say one of {', '.join(Status.values)}")
     return found
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -5,15 +5,28 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 
 from async_migrations.client.screen import Columns, Screen
+from async_migrations.contract import (
+    as_dict,
+    delivery_as_dict,
+    detail_as_dict,
+    event_as_dict,
+    hold_as_dict,
+    webhook_as_dict,
+)
 from async_migrations.execution.findings import Finding
 from async_migrations.execution.janitor import Leftover
-from async_migrations.models import AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
+from async_migrations.models import (
+    AsyncMigrationDelivery,
+    AsyncMigrationEvent,
+    AsyncMigrationHold,
+    AsyncMigrationStatus,
+    AsyncMigrationWebhook,
+)
 from async_migrations.words import findings, moment, size
 
 _HOLD_COLUMNS: Columns = (
@@ -31,68 +44,26 @@ _LEFTOVER_COLUMNS: Columns = (
     ("TABLE", lambda found: found.table),
     ("INDEX", lambda found: f"{found.schema}.{found.name}"),
 )
-
-
-def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
-    """Return the row with the field names of the HTTP contract, without the SQL."""
-    plain = ("name", "database", "kind", "direction", "status", "terminal", "stop_requested", "meta", "phase")
-    times = ("run_at", "created_at", "updated_at", "requested_at", "started_at", "finished_at", "heartbeat_at")
-    return {
-        "id": row.pk,
-        **{field: getattr(row, field) for field in plain},
-        "progress": {
-            "done": row.progress_done,
-            "total": row.progress_total,
-            "unit": row.progress_unit,
-            "percent": row.percent,
-            "rate_per_second": row.progress_rate,
-            "eta_seconds": row.eta_seconds,
-        },
-        "waiting_on": row.waiting_on,
-        "throttled": row.throttled,
-        **{field: getattr(row, field) for field in ("attempt", "max_attempts", "worker", "requested_by")},
-        **{field: _time(getattr(row, field)) for field in times},
-    }
-
-
-def detail_as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
-    """Return the row with the SQL, again as the HTTP contract has it."""
-    return as_dict(row) | {field: getattr(row, field) for field in _DETAIL_FIELDS}
-
-
-_DETAIL_FIELDS = (
-    "queued_behind",
-    "priority",
-    "tuning",
-    "quarantined",
-    "sql_forwards",
-    "sql_backwards",
-    "sql_digest",
-    "options",
+_WEBHOOK_COLUMNS: Columns = (
+    ("NAME", lambda webhook: webhook.name),
+    ("STATE", lambda webhook: webhook.state),
+    ("SINCE", lambda webhook: moment(webhook.failing_since or webhook.created_at)),
+    ("EVENTS", lambda webhook: ", ".join(webhook.events)),
+    ("DATABASES", lambda webhook: ", ".join(webhook.databases) or "all"),
+    ("URL", lambda webhook: webhook.url),
+    ("PROBLEM", lambda webhook: webhook.problem or "-"),
 )
-
-
-def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
-    """Return one event with the field names of the HTTP contract."""
-    fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
-    return {**{field: getattr(event, field) for field in fields}, "created_at": _time(event.created_at)}
-
-
-def hold_as_dict(hold: AsyncMigrationHold) -> dict[str, Any]:
-    """Return a hold with the field names of the HTTP contract."""
-    times = ("created_at", "expires_at", "lifted_at")
-    return {
-        "id": hold.pk,
-        "database": hold.database or None,
-        **{field: getattr(hold, field) for field in ("reason", "by", "request_id")},
-        **{field: _time(getattr(hold, field)) for field in times},
-        "lifted_by": hold.lifted_by,
-    }
-
-
-def _time(value: datetime | None) -> str | None:
-    """Return the time as the HTTP contract has it: UTC, with microseconds, which Django's own encoder would cut."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None
+_DELIVERY_COLUMNS: Columns = (
+    ("ID", lambda delivery: str(delivery.pk)),
+    ("STATUS", lambda delivery: delivery.status),
+    ("WEBHOOK", lambda delivery: delivery.webhook.name),
+    ("EVENT", lambda delivery: delivery.event.kind if delivery.event else "test"),
+    ("MIGRATION", lambda delivery: delivery.event.migration.name if delivery.event else "-"),
+    ("ATTEMPTS", lambda delivery: str(delivery.attempts)),
+    ("NEXT", lambda delivery: moment(delivery.next_attempt_at)),
+    ("ANSWER", lambda delivery: str(delivery.answer or "-")),
+    ("ERROR", lambda delivery: delivery.error or "-"),
+)
 
 
 class Display(Screen):
@@ -130,6 +101,20 @@ class Display(Screen):
             self.json([hold_as_dict(hold) for hold in holds])
         else:
             self.table(_HOLD_COLUMNS, holds, "Nothing is held.")
+
+    def webhooks(self, webhooks: Sequence[AsyncMigrationWebhook]) -> None:
+        """Write where events are sent to."""
+        if self.as_json:
+            self.json([webhook_as_dict(webhook) for webhook in webhooks])
+        else:
+            self.table(_WEBHOOK_COLUMNS, webhooks, "No webhooks.")
+
+    def deliveries(self, deliveries: Sequence[AsyncMigrationDelivery]) -> None:
+        """Write what was sent, or is to be sent."""
+        if self.as_json:
+            self.json([delivery_as_dict(delivery) for delivery in deliveries])
+        else:
+            self.table(_DELIVERY_COLUMNS, deliveries, "No deliveries.")
 
     def findings(self, found: Sequence[Finding]) -> None:
         """Write what stands in the way of a migration."""

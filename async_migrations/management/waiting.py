@@ -15,7 +15,7 @@ from async_migrations.conf import conf
 from async_migrations.lifecycle import Verdict, Wanted, gate
 from async_migrations.models import AsyncMigrationStatus
 
-from .display import as_dict
+from ..contract import as_dict
 
 T = TypeVar("T")
 

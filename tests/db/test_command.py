@@ -20,9 +20,9 @@ from rest_framework.renderers import JSONRenderer
 from api.processes import ROOT, manage_command, run_to_end
 from async_migrations import lifecycle
 from async_migrations.client.watching import Exit, Watch, verdict
+from async_migrations.contract import as_dict
 from async_migrations.errors import ExecutionError
 from async_migrations.lifecycle import Origin, Request
-from async_migrations.management.display import as_dict
 from async_migrations.rest.serializers import EventSerializer, MigrationDetailSerializer, MigrationSerializer
 from async_migrations.states import Kind, Status
 from tests.conftest import environment, eventually

@@ -22,14 +22,16 @@ from async_migrations import lifecycle
 from async_migrations.asking import ask, lift, tell, tell_tuned
 from async_migrations.client.watching import Bars, Exit, Lines, Watch, reasons
 from async_migrations.conf import conf
+from async_migrations.contract import as_dict, detail_as_dict
 from async_migrations.errors import ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
 from async_migrations.execution import janitor, preflight
 from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Origin, Wanted
 from async_migrations.limits import OutOfLimits
+from async_migrations.management import webhooks
 from async_migrations.management.arguments import EPILOG, add_verbs
-from async_migrations.management.display import Display, as_dict, detail_as_dict
+from async_migrations.management.display import Display
 from async_migrations.management.waiting import GATE_EXITS, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
@@ -68,6 +70,7 @@ class Command(BaseCommand):
             "hold": self._hold,
             "lift": self._lift,
             "janitor": self._janitor,
+            "webhooks": self._webhooks,
         }
         try:
             with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
@@ -215,6 +218,9 @@ class Command(BaseCommand):
         codes = [self._drop(leftover) for leftover in found]
         self.display.leftovers([leftover for leftover, code in zip(found, codes, strict=True) if code == Exit.DONE])
         return max(codes, default=Exit.DONE)
+
+    def _webhooks(self, options: Options) -> Exit:
+        return webhooks.act(options, self.display, _who())
 
     def _drop(self, leftover: Leftover) -> Exit:
         """Drop one; what becomes of it keeps none of the others."""
