@@ -16,6 +16,7 @@ from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
 from async_migrations.execution import findings, session
 from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
+from async_migrations.models import AsyncMigrationAudit
 from async_migrations.rest import problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -170,6 +171,11 @@ def test_the_transitions_are_those_of_the_code():
 def test_the_findings_of_the_preflight_are_those_of_the_code_with_their_levels():
     said = {row[0].strip("`"): tuple(row[1].split(", ")) for row in table(PREFLIGHT, "finding")}
     assert said == findings.CODES
+
+
+def test_the_fields_of_the_audit_are_those_of_the_export():
+    said = [name.strip("` ") for row in table(ROOT / "docs" / "audit.md", "field") for name in row[0].split(",")]
+    assert sorted(said) == sorted(field.name for field in AsyncMigrationAudit._meta.concrete_fields)
 
 
 # --- error codes ---

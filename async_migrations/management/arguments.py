@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
 
 from async_migrations import limits
-from async_migrations.states import Status
+from async_migrations.states import Direction, Kind, Status
 
 EPILOG = """exit codes:
   0    done; with wait or --wait: all of them ended as wanted; gate: all are FINISHED
@@ -38,18 +38,11 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_gate(verbs)
     _add_hold(verbs)
     _add_janitor(verbs)
+    _add_audit(verbs)
 
 
 def _add_list(verbs: Any) -> None:
-    parser = _add(verbs, "list", "list migrations, newest first")
-    parser.add_argument(
-        "--status",
-        action="append",
-        type=_status,
-        metavar="STATUS",
-        help=f"only these; may be repeated: {', '.join(Status.values)}",
-    )
-    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    _add_filters(_add(verbs, "list", "list migrations, newest first"))
 
 
 def _add_show(verbs: Any) -> None:
@@ -60,11 +53,17 @@ def _add_show(verbs: Any) -> None:
 def _add_preflight(verbs: Any) -> None:
     parser = _add(verbs, "preflight", "look what stands in the way of a migration; 1 if an error does")
     parser.add_argument("migration", metavar="ID", help="id, name, or last part of the name")
+    parser.add_argument("--direction", choices=Direction.values, help="default: the one that it has")
 
 
 def _add_request(verbs: Any, verb: str, text: str) -> None:
     parser = _add(verbs, verb, text)
-    _add_migrations(parser)
+    if verb in {"run", "cancel"}:
+        _add_migrations(parser, "*")
+        _add_filters(parser.add_argument_group("many at once", "without ids; at most 500, and an answer for each"))
+        parser.add_argument("--dry-run", action="store_true", help="of many: only say what would become of each")
+    else:
+        _add_migrations(parser)
     until = "are paused" if verb == "pause" else "end"
     parser.add_argument("--wait", action="store_true", help=f"wait until they {until}")
     parser.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="wait for at most so long")
@@ -118,7 +117,16 @@ def _add_janitor(verbs: Any) -> None:
     parser.add_argument("--drop", action="store_true", help="drop them, concurrently, one after the other")
 
 
-def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
+def _add_audit(verbs: Any) -> None:
+    parser = _add(verbs, "audit", "show who asked for what, oldest first", "one JSON object a line, for archives")
+    parser.add_argument("--since", type=_moment, metavar="TIME", help="only from then on, ISO 8601 with an offset")
+    parser.add_argument("--until", type=_moment, metavar="TIME", help="only before it")
+    parser.add_argument("--user", metavar="NAME", help="only what this one asked for")
+    parser.add_argument("--prune", action="store_true", help="remove what is old, of everybody and everything")
+    parser.add_argument("--older-than", type=_days, metavar="DAYS", help="with --prune: how old, such as 365d")
+
+
+def _add(verbs: Any, verb: str, text: str, as_json: str = "one JSON document, for scripts") -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         verb,
         help=text,
@@ -127,12 +135,22 @@ def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
+    parser.add_argument("--json", action="store_true", dest="as_json", help=as_json)
     return parser
 
 
-def _add_migrations(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("migrations", nargs="+", metavar="ID", help="id, name, or last part of the name")
+def _add_filters(parser: argparse._ActionsContainer) -> None:
+    statuses = ", ".join(Status.values)
+    parser.add_argument(
+        "--status", action="append", type=_status, metavar="STATUS", help=f"only these; may be repeated: {statuses}"
+    )
+    parser.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
+    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    parser.add_argument("--kind", choices=Kind.values, help="only this kind of work")
+
+
+def _add_migrations(parser: argparse.ArgumentParser, nargs: str = "+") -> None:
+    parser.add_argument("migrations", nargs=nargs, metavar="ID", help="id, name, or last part of the name")
 
 
 def _status(text: str) -> str:
@@ -150,6 +168,13 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
     return seconds
+
+
+def _days(text: str) -> timedelta:
+    days = text.removesuffix("d")
+    if not (days.isdecimal() and text != days and len(days) < 6):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days: say it like 365d")
+    return timedelta(days=int(days))
 
 
 def _setting(text: str) -> tuple[str, Any]:
