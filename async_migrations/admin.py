@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -12,18 +11,17 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
-from django.utils import timezone
-from django.utils.formats import date_format
 from django.utils.html import format_html
 from django.utils.text import slugify
 
-from . import states
-from .asking import as_json, ask, facts, tell
+from . import admin_records, states  # noqa: F401 - registers the pages beside these
+from .admin_parts import ReadOnlyAdmin, json_block, may, moment, note, sql_block
+from .asking import ask, facts, refused, tell
 from .conf import conf
 from .errors import PreflightFailed, TransitionRefused
-from .lifecycle import Origin
+from .lifecycle import Channel
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
-from .rest.request_id import current_request_id
+from .rest.origin import origin_of
 from .states import Status, StopRequest
 from .words import asked_to, blockers, duration, throttling
 
@@ -40,22 +38,6 @@ _ERROR_TERMS = {
     "code": "Code",
     "sqlstate": "SQLSTATE",
 }
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Shows rows of the control database; no page of it writes."""
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).using(conf.control_database)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 @admin.register(AsyncMigrationStatus)
@@ -110,20 +92,20 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
     # --- who may do what -------------------------------------------------------------------------------------------
 
     def has_run_permission(self, request: HttpRequest) -> bool:
-        return _may(request, "run")
+        return may(request, "run")
 
     def has_cancel_permission(self, request: HttpRequest) -> bool:
-        return _may(request, "cancel")
+        return may(request, "cancel")
 
     def has_rollback_permission(self, request: HttpRequest) -> bool:
-        return _may(request, "rollback")
+        return may(request, "rollback")
 
     # --- what is shown ---------------------------------------------------------------------------------------------
 
     @admin.display(description="name", ordering="name")
     def short_name(self, row: AsyncMigrationStatus) -> str:
         package, _, module = row.name.rpartition(".")
-        return format_html("{}{}", module, _note(package))
+        return format_html("{}{}", module, note(package))
 
     @admin.display(description="started", ordering="started_at")
     def started(self, row: AsyncMigrationStatus) -> str:
@@ -135,8 +117,8 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="status", ordering="status")
     def badge(self, row: AsyncMigrationStatus) -> str:
-        note = f"asked to {asked_to(row.stop_requested)}" if row.stop_requested else ""
-        return format_html('<span class="am-badge am-{}">{}</span>{}', slugify(row.status), row.status, _note(note))
+        asked = f"asked to {asked_to(row.stop_requested)}" if row.stop_requested else ""
+        return format_html('<span class="am-badge am-{}">{}</span>{}', slugify(row.status), row.status, note(asked))
 
     @admin.display(description="progress", ordering="progress_percent")
     def progress(self, row: AsyncMigrationStatus) -> str:
@@ -147,7 +129,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
             '<span class="am-number"><progress class="am-progress" max="100" value="{}"></progress>{} %</span>{}',
             f"{row.percent:.1f}",
             f"{row.percent:.1f}",
-            _note(", ".join(filter(None, (throttling(row.throttled) or row.phase, left)))),
+            note(", ".join(filter(None, (throttling(row.throttled) or row.phase, left)))),
         )
 
     @admin.display(description="attempt", ordering="attempt")
@@ -164,15 +146,15 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="set live")
     def set_live(self, row: AsyncMigrationStatus) -> str:
-        return _json(row.tuning)
+        return json_block(row.tuning)
 
     @admin.display(description="forwards")
     def forwards(self, row: AsyncMigrationStatus) -> str:
-        return _sql(row.sql_forwards)
+        return sql_block(row.sql_forwards)
 
     @admin.display(description="backwards")
     def backwards(self, row: AsyncMigrationStatus) -> str:
-        return _sql(row.sql_backwards)
+        return sql_block(row.sql_backwards)
 
     @admin.display(description="job id")
     def job_id(self, row: AsyncMigrationStatus) -> str:
@@ -180,11 +162,11 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     @admin.display(description="meta")
     def all_meta(self, row: AsyncMigrationStatus) -> str:
-        return _json(row.meta)
+        return json_block(row.meta)
 
     @admin.display(description="options")
     def all_options(self, row: AsyncMigrationStatus) -> str:
-        return _json(row.options)
+        return json_block(row.options)
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
         return [str(name) for _, options in self.fieldsets for name in options["fields"]]
@@ -223,7 +205,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     def _verbs(self, request: HttpRequest, row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:
         for verb in _offered(row):
-            if _may(request, verb):
+            if may(request, verb):
                 yield {"action": f"{verb}_selected", "label": _LABELS[verb], "dangerous": verb == "rollback"}
 
     # --- what people do --------------------------------------------------------------------------------------------
@@ -266,13 +248,15 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
 
     def _ask_each(self, request: HttpRequest, rows: Iterable[AsyncMigrationStatus], verb: str) -> HttpResponse | None:
         """Ask for each one by itself, so that a refusal keeps nothing else from happening."""
-        origin = Origin(by=request.user.get_username(), request_id=current_request_id())
+        origin = origin_of(request, Channel.ADMIN)
         for row in rows:
             try:
                 answer = ask(verb, row.pk, origin)
             except (TransitionRefused, PreflightFailed) as exc:
+                refused(verb, origin, exc, row)
                 messages.error(request, str(exc))
-            except AsyncMigrationStatus.DoesNotExist:
+            except AsyncMigrationStatus.DoesNotExist as exc:
+                refused(verb, origin, exc, row)
                 messages.error(request, f"{row.name} on {row.database} is not there any more.")
             else:
                 messages.add_message(request, messages.SUCCESS if answer.changed else messages.INFO, tell(answer))
@@ -308,7 +292,7 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="migration", ordering="migration__name")
     def migration_name(self, event: AsyncMigrationEvent) -> str:
-        return format_html("{}{}", event.migration.name, _note(f"on {event.migration.database}"))
+        return format_html("{}{}", event.migration.name, note(f"on {event.migration.database}"))
 
     @admin.display(description="status", ordering="to_status")
     def change(self, event: AsyncMigrationEvent) -> str:
@@ -316,7 +300,7 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
 
     @admin.display(description="detail")
     def text(self, event: AsyncMigrationEvent) -> str:
-        return _json(event.detail)
+        return json_block(event.detail)
 
 
 def _offered(row: AsyncMigrationStatus) -> tuple[str, ...]:
@@ -327,11 +311,6 @@ def _offered(row: AsyncMigrationStatus) -> tuple[str, ...]:
         return ("resume", "cancel")
     retry = ("run",) if row.status in states.RETRY.sources and row.quarantined else ()
     return retry + states.verbs_from(row.status)
-
-
-def _may(request: HttpRequest, verb: str) -> bool:
-    permission = "run" if verb in {"pause", "resume"} else verb  # As over HTTP.
-    return request.user.has_perm(f"async_migrations.{permission}_asyncmigrationstatus")
 
 
 def _events_url(pk: object) -> str:
@@ -348,26 +327,6 @@ def _why_not(row: AsyncMigrationStatus) -> str:
     allowed = ", ".join(states.verbs_from(row.status)) or "waiting until it ends"
     reason = "rolled back already" if row.status == Status.ROLLED_BACK else row.status
     return f"{row.name} on {row.database} is {reason}; what is possible now: {allowed}."
-
-
-def moment(value: datetime | None) -> str:
-    if value is None:
-        return "-"
-    local = timezone.localtime(value)
-    shown = date_format(local, "H:i:s"), _note(date_format(local, "Y-m-d"))
-    return format_html('<time class="am-number" datetime="{}">{}{}</time>', value.isoformat(), *shown)
-
-
-def _note(text: str) -> str:
-    return format_html('<span class="am-note">{}</span>', text) if text else ""
-
-
-def _sql(text: str) -> str:
-    return format_html('<pre class="am-sql">{}</pre>', text.strip())
-
-
-def _json(value: Any) -> str:
-    return format_html('<pre class="am-json">{}</pre>', as_json(value)) if value else "-"
 
 
 # At the end: its pages are made of what is above.

@@ -12,13 +12,17 @@ from django.core.serializers.json import DjangoJSONEncoder
 
 from . import lifecycle, tasks, words
 from .errors import PreflightFailed, TransitionRefused
-from .execution import preflight
-from .lifecycle import Answer, Origin
+from .execution import janitor, preflight
+from .lifecycle import Answer, Origin, audit
+from .limits import OutOfLimits
 from .models import AsyncMigrationHold, AsyncMigrationStatus
 from .states import RUN, Status
 
 #: What may become of one of many.
 OUTCOMES = ("accepted", "unchanged", "refused", "not_found")
+
+#: How many may be asked for at once.
+MOST = 500
 
 
 _VERBS: dict[str, Callable[[int, Origin], Answer]] = {
@@ -79,18 +83,25 @@ def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = F
     """
     known = lifecycle.rows().in_bulk(pks)
 
+    def not_found(pk: int) -> Item:
+        if not dry_run:
+            audit.refuse(verb, origin, "not_found", "", id=pk)
+        return Item(pk, None, "not_found")
+
     def carried_out(pk: int) -> Item:
         row = known.get(pk)
         if row is None:
-            return Item(pk, None, "not_found")
+            return not_found(pk)
         try:
             if verb == RUN.name:
                 preflight.require(row)
             answer = Answer(row, lifecycle.foresee(verb, row)) if dry_run else _VERBS[verb](pk, origin)
         except (TransitionRefused, PreflightFailed) as exc:
+            if not dry_run:
+                refused(verb, origin, exc, row)
             return Item(pk, row, "refused", exc)
         except AsyncMigrationStatus.DoesNotExist:
-            return Item(pk, None, "not_found")
+            return not_found(pk)
         return Item(pk, answer.migration, "accepted" if answer.changed else "unchanged")
 
     items = [carried_out(pk) for pk in pks]
@@ -99,6 +110,29 @@ def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = F
     tasks.send_first()
     now = lifecycle.rows().in_bulk(pks)  # Without a broker they have been carried out already.
     return [replace(item, migration=now.get(item.id)) for item in items]
+
+
+def refused(action: str, origin: Origin, exc: Exception, row: AsyncMigrationStatus) -> None:
+    """Enter in the audit that what was asked of a migration was not done, where no door answers and does so."""
+    code = "validation_error" if isinstance(exc, OutOfLimits) else getattr(exc, "code", "not_found")
+    audit.refuse(action, origin, code, str(exc), row=row)
+
+
+def drop(
+    database: str, schema: str, name: str, origin: Origin, carry_out: Callable[[str, str, str, Origin], object]
+) -> bool:
+    """Have what a build has left behind dropped; True when it is gone.
+
+    carry_out: `janitor.drop`, or `tasks.ask_to_drop` to have a worker do it. Raises what these and `janitor.look` do.
+    """
+    index = {"index": f"{schema}.{name}"}
+    if janitor.look(database, schema, name) is None:
+        outcome = audit.Outcome.UNCHANGED
+        audit.enter("drop_leftover", origin, database=database, outcome=outcome, detail=index)
+        return True
+    # Before it is done: that could not be taken back if entering failed.
+    audit.enter("drop_leftover", origin, database=database, detail=index)
+    return bool(carry_out(database, schema, name, origin))
 
 
 def lift(database: str, origin: Origin) -> AsyncMigrationHold | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any, Generic, TypeVar
 
 from django.conf import settings
@@ -86,6 +87,10 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(_text(name) for name in names)
 
 
+def _proxies(value: Any) -> tuple[IPv4Network | IPv6Network | str, ...]:
+    return tuple(name if name == "unix" else ip_network(name) for name in _names(value))
+
+
 class Setting(Generic[T]):
     """One setting: its default, how it is read, and what it is for."""
 
@@ -154,6 +159,9 @@ class Conf:
 
     rate_limit = Setting[int | None](
         30_000, _count_or_off, "requests a minute that a token, or a person's session, may make, or off."
+    )
+    trusted_proxies = Setting[tuple[Any, ...]](
+        (), _proxies, "addresses or networks of proxies whose X-Forwarded-For counts; unix for a socket."
     )
     waiting_places = Setting(4, _places, "requests that a web process may hold for `Prefer: wait`.")
 

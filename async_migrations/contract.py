@@ -32,7 +32,7 @@ def as_dict(row: AsyncMigrationStatus) -> dict[str, Any]:
         "waiting_on": row.waiting_on,
         "throttled": row.throttled,
         **{field: getattr(row, field) for field in ("attempt", "max_attempts", "worker", "requested_by")},
-        **{field: _time(getattr(row, field)) for field in times},
+        **{field: time_as_text(getattr(row, field)) for field in times},
     }
 
 
@@ -56,7 +56,7 @@ _DETAIL_FIELDS = (
 def event_as_dict(event: AsyncMigrationEvent) -> dict[str, Any]:
     """Return one event with the field names of the HTTP contract."""
     fields = ("id", "kind", "from_status", "to_status", "attempt", "by", "request_id", "detail")
-    return {**{field: getattr(event, field) for field in fields}, "created_at": _time(event.created_at)}
+    return {**{field: getattr(event, field) for field in fields}, "created_at": time_as_text(event.created_at)}
 
 
 def hold_as_dict(hold: AsyncMigrationHold) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def hold_as_dict(hold: AsyncMigrationHold) -> dict[str, Any]:
         "id": hold.pk,
         "database": hold.database or None,
         **{field: getattr(hold, field) for field in ("reason", "by", "request_id")},
-        **{field: _time(getattr(hold, field)) for field in times},
+        **{field: time_as_text(getattr(hold, field)) for field in times},
         "lifted_by": hold.lifted_by,
     }
 
@@ -76,7 +76,7 @@ def webhook_as_dict(webhook: AsyncMigrationWebhook) -> dict[str, Any]:
     fields = ("name", "url", "events", "databases", "state", "problem", "created_by")
     times = ("failing_since", "created_at")
     return {field: getattr(webhook, field) for field in fields} | {
-        field: _time(getattr(webhook, field)) for field in times
+        field: time_as_text(getattr(webhook, field)) for field in times
     }
 
 
@@ -90,10 +90,10 @@ def delivery_as_dict(delivery: AsyncMigrationDelivery) -> dict[str, Any]:
         "event": delivery.event.pk if delivery.event else None,
         "migration": delivery.event.migration.pk if delivery.event else None,
         **{field: getattr(delivery, field) for field in ("status", "attempts", "answer", "error")},
-        **{field: _time(getattr(delivery, field)) for field in times},
+        **{field: time_as_text(getattr(delivery, field)) for field in times},
     }
 
 
-def _time(value: datetime | None) -> str | None:
+def time_as_text(value: datetime | None) -> str | None:
     """Return the time as the HTTP contract has it: UTC, with microseconds, which Django's own encoder would cut."""
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if value else None

@@ -424,3 +424,55 @@ class AsyncMigrationDelivery(models.Model):
     def header(self) -> str:
         """The id as the receiver gets it, in `webhook-id`."""
         return f"msg_{self.message_id.hex}"
+
+
+class AsyncMigrationAudit(models.Model):
+    """One request to change something, and what became of it, in the control database. Written by `lifecycle` alone.
+
+    Triggers refuse every change of it on PostgreSQL, see `migrations/0004_append_only.py`. It names a migration and
+    does not refer to it, so that it outlives it; of a token it has the beginning of the digest.
+    """
+
+    class Channel(models.TextChoices):
+        """How it was asked for."""
+
+        API = "api", "API"
+        ADMIN = "admin", "Admin"
+        COMMAND = "command", "Command line"
+        MIGRATE = "migrate", "migrate"
+        CODE = "code", "Code of the project"
+
+    class Outcome(models.TextChoices):
+        """What became of it. An entry `accepted` commits together with what it says, or not at all."""
+
+        ACCEPTED = "accepted", "Accepted"
+        UNCHANGED = "unchanged", "Nothing to do"
+        REPLAYED = "replayed", "Answered before"
+        REFUSED = "refused", "Refused"
+        FAILED = "failed", "Failed"
+
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    by = models.CharField(max_length=255, blank=True, default="", help_text="Who asked.")
+    channel = models.CharField(max_length=16, choices=Channel.choices)
+    address = models.CharField(max_length=64, blank=True, default="", help_text="IP address; empty: not over HTTP.")
+    token = models.CharField(max_length=32, blank=True, default="", help_text="Beginning of the token's digest.")
+    request_id = models.CharField(max_length=128, blank=True, default="")
+    action = models.CharField(max_length=32, help_text="The verb, or what else was asked for.")
+    migration_id = models.BigIntegerField(null=True, blank=True)
+    name = models.CharField(max_length=255, blank=True, default="", help_text="Of the migration.")
+    database = models.CharField(max_length=255, blank=True, default="", help_text="Django alias of the target.")
+    before = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder, help_text="What was changed.")
+    after = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder, help_text="To what.")
+    detail = models.JSONField(default=dict, blank=True, encoder=DjangoJSONEncoder, help_text="What else was said.")
+    outcome = models.CharField(max_length=16, choices=Outcome.choices)
+    code = models.CharField(max_length=64, blank=True, default="", help_text="Why it was refused, or failed.")
+
+    class Meta:
+        verbose_name = "async migration audit entry"
+        verbose_name_plural = "async migration audit entries"
+        ordering: ClassVar = ["at", "id"]
+        default_permissions = ("view",)
+        indexes: ClassVar = [models.Index(fields=["at", "id"], name="async_migration_audit_at_idx")]
+
+    def __str__(self) -> str:
+        return f"{self.action} by {self.by or 'somebody'}: {self.outcome}"

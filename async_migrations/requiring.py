@@ -19,7 +19,7 @@ from .conf import conf
 from .errors import NotFinished
 from .execution import session
 from .handing_over import collect, let_go
-from .lifecycle import Origin, Verdict, Wanted, gate
+from .lifecycle import Channel, Origin, Verdict, Wanted, gate
 from .states import Direction, Status
 
 _POLL_SECONDS = 0.2
@@ -110,7 +110,7 @@ def _carry_out(pks: list[int]) -> None:
     lifecycle.reap()
     for pk in pks:
         if lifecycle.get(pk).status == Status.SCHEDULED:
-            lifecycle.run(pk, Origin("migrate"))
+            lifecycle.run(pk, Origin("migrate", channel=Channel.MIGRATE))
         tasks.carry_out_up_to(pk)
 
 

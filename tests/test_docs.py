@@ -17,6 +17,7 @@ from async_migrations.conf import Conf
 from async_migrations.errors import InvalidDefinition
 from async_migrations.execution import findings, session
 from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration
+from async_migrations.models import AsyncMigrationAudit
 from async_migrations.rest import metrics, problems
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -193,6 +194,11 @@ def test_the_exit_codes_of_the_client_are_those_of_the_code():
 def test_the_commands_of_the_client_are_those_of_the_code():
     said = {word for row in table(CI, "command") for word in re.findall(r"`([a-z]+) ", row[0])}
     assert said == {"list", "show", "preflight", "events", "wait", "gate", *arguments.REQUESTS}
+
+
+def test_the_fields_of_the_audit_are_those_of_the_export():
+    said = [name.strip("` ") for row in table(ROOT / "docs" / "audit.md", "field") for name in row[0].split(",")]
+    assert sorted(said) == sorted(field.name for field in AsyncMigrationAudit._meta.concrete_fields)
 
 
 # --- error codes ---

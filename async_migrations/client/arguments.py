@@ -90,9 +90,9 @@ def _parser() -> argparse.ArgumentParser:
 # --- read by the management command too ------------------------------------------------------------------------------
 
 
-def add_request(parser: argparse.ArgumentParser, verb: str) -> None:
-    """Give the parser of a verb that asks for something its arguments."""
-    parser.add_argument("migrations", nargs="+", metavar="ID", help=MIGRATION)
+def add_request(parser: argparse.ArgumentParser, verb: str, migrations: str = "+") -> None:
+    """Give the parser of a verb that asks for something its arguments. migrations: how many it takes, as `nargs`."""
+    parser.add_argument("migrations", nargs=migrations, metavar="ID", help=MIGRATION)
     until = "are paused" if verb == "pause" else "end"
     parser.add_argument("--wait", action="store_true", help=f"wait until they {until}")
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait for at most so long")

@@ -83,14 +83,16 @@ _ALL = Checks(
 )
 
 
-def look(migration: AsyncMigrationStatus) -> list[Finding]:
+def look(migration: AsyncMigrationStatus, direction: str | None = None) -> list[Finding]:
     """Return what stands in the way of a migration now, and what is good to know before it begins; the worst first.
 
-    In the direction that it has; what is ROLLED BACK would go forwards. Raises nothing for a target that is away.
+    direction: None for the one that it has; what is ROLLED BACK would go forwards. Raises nothing for a target that is
+    away.
     """
-    direction = Direction.FORWARDS if migration.status == Status.ROLLED_BACK else migration.direction
+    its_own = Direction.FORWARDS if migration.status == Status.ROLLED_BACK else migration.direction
     return sorted(
-        _Preflight(migration, direction, _SECONDS).findings(_ALL), key=lambda found: _WORST_FIRST[found.level]
+        _Preflight(migration, direction or its_own, _SECONDS).findings(_ALL),
+        key=lambda found: _WORST_FIRST[found.level],
     )
 
 
@@ -138,6 +140,8 @@ class _Preflight:
         if migration.kind == Kind.BACKFILL:
             if not migration.options.get("table"):
                 raise InvalidDefinition("The row of this backfill names no table; it was not made by a migration file.")
+            if backwards and not migration.sql_backwards:
+                raise InvalidDefinition("It cannot be rolled back: its file says nothing of the way back.")
             return (), definition_of(migration, self.direction)
         sql = migration.sql_backwards if backwards else migration.sql_forwards
         return parse(sql, atomic=bool(migration.options.get("atomic", True))), None

@@ -4,18 +4,20 @@ Each function reads what the row says, decides by the table in `states.py`, and 
 The row count is the answer: whoever loses the race has changed nothing. Times come from the database clock.
 """
 
+from .audit import Channel, Origin
 from .figures import UnderWay, counts, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge
 from .hold import databases, held, holds, holds_in_force, lift_hold, set_hold
 from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
 from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
-from .moves import Answer, Lease, Origin, get, remark, rows
+from .moves import Answer, Lease, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
 from .tuning import tune
 from .verbs import cancel, foresee, pause, resume, rollback, run
 
 __all__ = [
     "Answer",
+    "Channel",
     "Lease",
     "Origin",
     "Request",

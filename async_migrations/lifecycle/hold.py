@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
+from typing import Any
 
 from django.db import IntegrityError, connections, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
@@ -15,7 +16,9 @@ from django.db.models.functions import Now
 
 from ..conf import conf
 from ..models import AsyncMigrationHold
-from .moves import Origin, rows
+from . import audit
+from .audit import Origin
+from .moves import rows
 
 logger = logging.getLogger("async_migrations")
 
@@ -59,12 +62,16 @@ def set_hold(database: str, reason: str, origin: Origin, *, expires_at: datetime
     for _ in range(_TRIES):
         same = holds_in_force().filter(database=database, reason=reason, expires_at=expires_at).first()
         if same is not None:
+            audit.enter("hold", origin, database=database, outcome=audit.Outcome.UNCHANGED, before=_said(same))
             return same
         try:
             with transaction.atomic(using=conf.control_database):
+                replaced = holds_in_force().filter(database=database).first()
                 _end(database, origin)
                 wanted = {"reason": reason, "by": origin.by, "request_id": origin.request_id, "expires_at": expires_at}
                 made = holds().create(database=database, **wanted)
+                before = _said(replaced) if replaced else {}
+                audit.enter("hold", origin, database=database, before=before, after=_said(made))
         except IntegrityError:
             continue
         _log("hold", made, origin)
@@ -75,10 +82,13 @@ def set_hold(database: str, reason: str, origin: Origin, *, expires_at: datetime
 def lift_hold(database: str, origin: Origin) -> AsyncMigrationHold | None:
     """End the hold that was set for exactly this database, or for all (empty), and return it; None: there was none."""
     current = holds_in_force().filter(database=database).first()
-    if current is None:
-        return None
-    lifted = holds().filter(pk=current.pk, lifted_at=None).update(lifted_at=Now(), lifted_by=origin.by)
-    if not lifted:  # Somebody else lifted or replaced it in the same moment.
+    with transaction.atomic(using=conf.control_database):
+        # Nothing is changed where somebody else lifted or replaced it in the same moment.
+        lifted = current and holds().filter(pk=current.pk, lifted_at=None).update(lifted_at=Now(), lifted_by=origin.by)
+        outcome = audit.Outcome.ACCEPTED if lifted else audit.Outcome.UNCHANGED
+        before = _said(current) if current and lifted else {}
+        audit.enter("lift", origin, database=database, outcome=outcome, before=before)
+    if not current or not lifted:
         return None
     _log("lift", current, origin)
     return current
@@ -93,6 +103,10 @@ def _end(database: str, origin: Origin) -> None:
 
 def _in_force() -> Q:
     return Q(lifted_at=None) & (Q(expires_at=None) | Q(expires_at__gt=Now()))
+
+
+def _said(hold: AsyncMigrationHold) -> dict[str, Any]:
+    return {"reason": hold.reason, "by": hold.by, "expires_at": hold.expires_at}
 
 
 def _log(kind: str, which: AsyncMigrationHold, origin: Origin) -> None:

@@ -17,9 +17,10 @@ from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..models import AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
+from .audit import Origin
 from .hold import held, is_held
 from .line import free_slot, in_line, with_taken
-from .moves import Lease, Origin, move, record_where, rows
+from .moves import Lease, move, record_where, rows
 
 _UNLEASED: dict[str, Any] = {
     "lease_token": None,

@@ -21,6 +21,8 @@ from ..conf import conf
 from ..models import AsyncMigrationDelivery, AsyncMigrationEvent, AsyncMigrationStatus, AsyncMigrationWebhook
 from ..signals import migration_moved
 from ..states import Direction, Status, Transition
+from . import audit
+from .audit import Origin
 
 logger = logging.getLogger("async_migrations")
 
@@ -37,13 +39,8 @@ WHERE webhook.active AND webhook.events ?| ARRAY[events.kind, events.to_status]:
     AND (webhook.databases = '[]' OR webhook.databases ? %s)
 """  # noqa: S608 - names and values of our own
 
-
-@dataclass(frozen=True)
-class Origin:
-    """Who asks: a name for people to read, and the id of the HTTP request if there was one."""
-
-    by: str = ""
-    request_id: str = ""
+# What tells that a row has not been moved since it was read.
+_SAME = ("status", "direction", "attempt", "lease_token")
 
 
 @dataclass(frozen=True)
@@ -109,13 +106,7 @@ def fresh(origin: Origin, direction: Direction, run_at: datetime | None = None) 
 
 def same(row: AsyncMigrationStatus) -> QuerySet[AsyncMigrationStatus]:
     """Match the row only while it says what was read: status, direction, attempt, and whose lease it is."""
-    return rows().filter(
-        pk=row.pk,
-        status=row.status,
-        direction=row.direction,
-        attempt=row.attempt,
-        lease_token=row.lease_token,
-    )
+    return rows().filter(pk=row.pk, **{name: getattr(row, name) for name in _SAME})
 
 
 def move(
@@ -126,11 +117,13 @@ def move(
     *conditions: Q,
     detail: dict[str, Any] | None = None,
     before: Sequence[tuple[str, dict[str, Any]]] = (),
+    asked: str = "",
     **changes: Any,
 ) -> bool:
     """Carry a transition out if the row still says what was read; its event commits with it.
 
     before: kind and detail of what happened just before, and is to be in the history if the transition is.
+    asked: the verb, where somebody has asked for it: then its audit entry commits with it, too.
 
     Afterwards `row` is as it was written. All of it is one statement: a transition is what a worker does most.
     """
@@ -139,12 +132,19 @@ def move(
     attempt = changes.get("attempt", row.attempt)
     events = [_event(row, kind, origin, detail=earlier, attempt=attempt) for kind, earlier in before]
     events.append(_event(row, transition.name, origin, to_status=to, detail=detail or {}, attempt=attempt))
-    query = cast("UpdateQuery", same(row).filter(*conditions).query.chain(UpdateQuery))
+    was, becomes = audit.difference(row, {"status": to, **changes}) if asked else ({}, {})
+    as_entered = {name: value for name, value in was.items() if name not in _SAME}
+    query = cast("UpdateQuery", same(row).filter(*conditions, **as_entered).query.chain(UpdateQuery))
     query.add_update_values({"status": to, "updated_at": Now(), **changes})
     update, parameters = query.get_compiler(conf.control_database).as_sql()
+    also, values = "", list[Any]()
+    if asked:
+        wanted = audit.entry(asked, origin, row=row, before=was, after=becomes, detail=detail or {})
+        insert, values = audit.as_inserted(wanted, "moved")
+        also = f", audit AS ({insert})"
     moved = rows().raw(
-        _with_events(f"{update} RETURNING *", len(events)) + "SELECT * FROM moved",  # noqa: S608 - names of our own
-        [*parameters, *(value for event in events for value in _values(event)), row.database],
+        f"{_with_events(f'{update} RETURNING *', len(events))}{also} SELECT * FROM moved",  # noqa: S608 - names of our own
+        [*parameters, *(value for event in events for value in _values(event)), row.database, *values],
     )
     written = next(iter(moved), None)
     if written is None:
@@ -153,6 +153,13 @@ def move(
     for event in events:
         _tell(row, event)
     return True
+
+
+def unchanged(verb: str, row: AsyncMigrationStatus, origin: Origin, **detail: Any) -> Answer:
+    """Return that there is nothing to do about what was asked for; that it was is entered."""
+    outcome = audit.Outcome.UNCHANGED
+    audit.enter(verb, origin, row=row, outcome=outcome, before={"status": row.status}, detail=detail)
+    return Answer(row, changed=False)
 
 
 def remark(pk: int, kind: str, origin: Origin, **detail: Any) -> None:

@@ -17,7 +17,9 @@ from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from ..states import Direction, Kind, Status
-from .moves import Origin, fresh, get, move, record, rows, same
+from . import audit
+from .audit import Channel, Origin
+from .moves import fresh, get, move, record, rows, same
 from .verbs import cancel, require_reversible, rollback, run, withdraw
 
 
@@ -107,12 +109,13 @@ def _create(request: Request) -> AsyncMigrationStatus | None:
     Going backwards over an unknown one runs the backward SQL all the same.
     """
     started = request.operation != "schedule"
-    row = _unsaved(request)
+    row, origin = _unsaved(request), _origin(request)
     row.requested_by = request.by if started else ""
     row.requested_at = Now() if started else None
     with suppress(IntegrityError), transaction.atomic(using=conf.control_database):
         row.save(force_insert=True, using=conf.control_database)
-        record(row, request.operation, Origin(request.by), to_status=row.status, sql_digest=request.digest)
+        record(row, request.operation, origin, to_status=row.status, sql_digest=request.digest)
+        audit.enter(request.operation, origin, row=row, after={"status": row.status, "sql_digest": request.digest})
         return row
     return None
 
@@ -133,7 +136,9 @@ def write_done(request: Request) -> bool:
     row.requested_by, row.started_at, row.requested_at = request.by, row.finished_at, row.finished_at
     row.has_run = end == Status.FINISHED
     row.save(using=conf.control_database)
-    record(row, request.operation, Origin(request.by), to_status=end, sql_digest=request.digest)
+    before = {"status": known.status} if known else {}
+    record(row, request.operation, _origin(request), to_status=end, sql_digest=request.digest)
+    audit.enter(request.operation, _origin(request), row=row, before=before, after={"status": end})
     return True
 
 
@@ -154,6 +159,10 @@ def _unsaved(request: Request) -> AsyncMigrationStatus:
         has_run=request.operation == "rollback",
         outbox_id=request.id,
     )
+
+
+def _origin(request: Request) -> Origin:
+    return Origin(request.by, channel=Channel.MIGRATE)
 
 
 def _refuse_while_busy(row: AsyncMigrationStatus, request: Request) -> None:
@@ -193,20 +202,24 @@ def _take_new_sql(row: AsyncMigrationStatus, request: Request) -> None:
             priority=request.priority,
             updated_at=Now(),
         )
+        if changed:
+            before = {"sql_digest": row.sql_digest, "options": row.options}
+            after = {"sql_digest": request.digest, "options": request.options}
+            audit.enter("change_sql", _origin(request), row=row, before=before, after=after)
         if changed and row.sql_digest != request.digest:
             digests = {"old_digest": row.sql_digest, "new_digest": request.digest}
-            record(row, "sql_changed", Origin(request.by), **digests)
+            record(row, "sql_changed", _origin(request), **digests)
 
 
 def _follow(row: AsyncMigrationStatus, request: Request) -> None:
     """Move a known row to where `migrate` wants it, if it is not there yet."""
-    origin = Origin(request.by)
+    origin = _origin(request)
     undone = row.status in {Status.ROLLED_BACK, Status.CANCELLED} or (
         row.status in {Status.ERROR, Status.PAUSED} and row.direction == Direction.BACKWARDS
     )
     if request.operation == "schedule" and undone:
         unasked = {**fresh(Origin(), Direction.FORWARDS), "requested_at": None}
-        move(states.SCHEDULE, row, Status.SCHEDULED, origin, **unasked)
+        move(states.SCHEDULE, row, Status.SCHEDULED, origin, asked="schedule", **unasked)
     elif request.operation == "run" and (undone or row.status == Status.SCHEDULED):
         run(row.pk, origin)
     elif request.operation == "rollback":

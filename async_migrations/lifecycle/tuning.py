@@ -14,7 +14,9 @@ from ..errors import TransitionRefused
 from ..limits import OutOfLimits
 from ..models import AsyncMigrationStatus
 from ..states import TERMINAL, Kind, Status
-from .moves import Answer, Origin, get, record, same
+from . import audit
+from .audit import Origin
+from .moves import Answer, get, record, same, unchanged
 from .verbs import contended, until_settled
 
 
@@ -32,7 +34,7 @@ def tune(pk: int, origin: Origin, changes: Mapping[str, Any]) -> Answer:
         _refuse_what_it_does_not_have(row, changes)
         news = _news(row, changes)
         if not news:
-            return Answer(row, changed=False)
+            return unchanged("tune", row, origin, **changes)
         if _write(row, news, origin):
             return Answer(get(pk), changed=True)
     raise contended(row)
@@ -61,6 +63,7 @@ def _write(row: AsyncMigrationStatus, news: dict[str, Any], origin: Origin) -> b
         written = unchanged.update(tuning=tuning, priority=priority, updated_at=Now())
         if written:
             record(row, "tuned", origin, before=before, after=news)
+            audit.enter("tune", origin, row=row, before=before, after=news)
     return bool(written)
 
 

@@ -15,7 +15,9 @@ from ..conf import conf
 from ..errors import TransitionRefused
 from ..models import AsyncMigrationStatus
 from ..states import Direction, Kind, Status, StopRequest, Transition
-from .moves import Answer, Origin, fresh, get, move, record, same
+from . import audit
+from .audit import Origin
+from .moves import Answer, fresh, get, move, record, same, unchanged
 
 # Between the read and the conditional UPDATE somebody else may move the row. A handful of tries is plenty: each failed
 # one means that another party got its way.
@@ -49,11 +51,11 @@ def run(
     for row in until_settled(pk):
         transition = _transition_of_run(row)
         if transition is None:
-            return Answer(row, changed=False)
+            return unchanged("run", row, origin, **detail)
         if require is not None:
             require(row)
         changes = {**fresh(origin, Direction.FORWARDS, run_at), **terms, "dispatched_at": Now() if sent else None}
-        if move(transition, row, Status.STARTED, origin, detail=detail, **changes):
+        if move(transition, row, Status.STARTED, origin, asked="run", detail=detail, **changes):
             return Answer(row, changed=True)
     raise contended(row)
 
@@ -67,12 +69,12 @@ def rollback(pk: int, origin: Origin) -> Answer:
     for row in until_settled(pk):
         underway = row.status in {Status.STARTED, Status.IN_PROGRESS, Status.ROLLED_BACK}
         if underway and row.direction == Direction.BACKWARDS:
-            return Answer(row, changed=False)
+            return unchanged("rollback", row, origin)
         _require(states.ROLLBACK, row)
         if row.has_run:
             require_reversible(row)
         moved = (
-            move(states.ROLLBACK, row, Status.STARTED, origin, **fresh(origin, Direction.BACKWARDS))
+            move(states.ROLLBACK, row, Status.STARTED, origin, asked="rollback", **fresh(origin, Direction.BACKWARDS))
             if row.has_run
             else withdraw(row, origin)
         )
@@ -88,7 +90,7 @@ def cancel(pk: int, origin: Origin) -> Answer:
     """
     for row in until_settled(pk):
         if not _is_to_cancel(row):
-            return Answer(row, changed=False)
+            return unchanged("cancel", row, origin)
         moved = _ask_to_stop(row, StopRequest.CANCEL, origin) if _begun(row) else _cancel_now(row, origin)
         if moved:
             return Answer(get(pk), changed=True)
@@ -103,7 +105,7 @@ def pause(pk: int, origin: Origin) -> Answer:
     """
     for row in until_settled(pk):
         if row.status == Status.PAUSED or row.stop_requested == StopRequest.PAUSE:
-            return Answer(row, changed=False)
+            return unchanged("pause", row, origin)
         _refuse_while_cancelled(states.PAUSE, row)
         _require(states.PAUSE, row)
         moved = _ask_to_stop(row, StopRequest.PAUSE, origin) if _begun(row) else _pause_now(row, origin)
@@ -124,10 +126,10 @@ def resume(pk: int, origin: Origin) -> Answer:
         if row.stop_requested == StopRequest.PAUSE:
             moved = _take_pause_back(row, origin)
         elif row.status in {Status.STARTED, Status.IN_PROGRESS, Status.FINISHED, Status.ROLLED_BACK}:
-            return Answer(row, changed=False)
+            return unchanged("resume", row, origin)
         else:
             _require(states.RESUME, row)
-            moved = move(states.RESUME, row, Status.STARTED, origin, **_in_line_again(origin))
+            moved = move(states.RESUME, row, Status.STARTED, origin, asked="resume", **_in_line_again(origin))
         if moved:
             return Answer(get(pk), changed=True)
     raise contended(row)
@@ -171,10 +173,13 @@ def _begun(row: AsyncMigrationStatus) -> bool:
 
 def _ask_to_stop(row: AsyncMigrationStatus, request: StopRequest, origin: Origin) -> bool:
     """Leave a stop request. A back-off is cut short: the worker that takes the migration next does nothing else."""
+    changes = {"stop_requested": request, "run_at": None}
+    before, after = audit.difference(row, changes)
     with transaction.atomic(using=conf.control_database):
-        asked = _asked_as_before(row).update(stop_requested=request, run_at=None, updated_at=Now())
+        asked = _asked_as_before(row).update(**changes, updated_at=Now())
         if asked:
             record(row, f"{request}_requested", origin)
+            audit.enter(request, origin, row=row, before=before, after=after)
     return bool(asked)
 
 
@@ -183,6 +188,8 @@ def _take_pause_back(row: AsyncMigrationStatus, origin: Origin) -> bool:
         taken = _asked_as_before(row).update(stop_requested=None, updated_at=Now())
         if taken:
             record(row, "pause_withdrawn", origin)
+            before, after = audit.difference(row, {"stop_requested": None})
+            audit.enter("resume", origin, row=row, before=before, after=after)
     return bool(taken)
 
 
@@ -192,13 +199,14 @@ def _asked_as_before(row: AsyncMigrationStatus) -> QuerySet[AsyncMigrationStatus
 
 
 def _cancel_now(row: AsyncMigrationStatus, origin: Origin) -> bool:
-    return move(states.CANCEL, row, Status.CANCELLED, origin, run_at=None, phase="", finished_at=Now())
+    ended: dict[str, Any] = {"run_at": None, "phase": "", "finished_at": Now()}
+    return move(states.CANCEL, row, Status.CANCELLED, origin, asked="cancel", **ended)
 
 
 def _pause_now(row: AsyncMigrationStatus, origin: Origin) -> bool:
     """Write PAUSED; a time to begin at that is yet to come still counts when it goes on."""
     rests: dict[str, Any] = {"phase": "", "progress_rate": None, "eta_seconds": None}
-    return move(states.PAUSE, row, Status.PAUSED, origin, Q(stop_requested=None), **rests)
+    return move(states.PAUSE, row, Status.PAUSED, origin, Q(stop_requested=None), asked="pause", **rests)
 
 
 def _in_line_again(origin: Origin) -> dict[str, Any]:
@@ -215,7 +223,7 @@ def _in_line_again(origin: Origin) -> dict[str, Any]:
 
 def withdraw(row: AsyncMigrationStatus, origin: Origin) -> bool:
     ended: dict[str, Any] = {"direction": Direction.BACKWARDS, "run_at": None, "phase": "", "finished_at": Now()}
-    return move(states.WITHDRAW, row, Status.ROLLED_BACK, origin, **ended)
+    return move(states.WITHDRAW, row, Status.ROLLED_BACK, origin, asked="rollback", **ended)
 
 
 def until_settled(pk: int) -> Iterator[AsyncMigrationStatus]:

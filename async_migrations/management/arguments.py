@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+from datetime import timedelta
 from typing import Any
 
 from async_migrations import limits
 from async_migrations.client.arguments import MIGRATION, REQUESTS, add_gate, add_request, add_wait, moment, status
-from async_migrations.states import NOTABLE, Status
+from async_migrations.states import NOTABLE, Direction, Kind, Status
 
 EPILOG = """exit codes:
   0    done; with wait or --wait: all of them ended as wanted; gate: all are FINISHED
@@ -27,25 +28,18 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_show(verbs)
     _add_preflight(verbs)
     for verb, text in REQUESTS.items():
-        add_request(_add(verbs, verb, text), verb)
+        _add_request(verbs, verb, text)
     add_wait(_add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback"))
     _add_tune(verbs)
     _add_gate(verbs)
     _add_hold(verbs)
     _add_janitor(verbs)
     _add_webhooks(verbs)
+    _add_audit(verbs)
 
 
 def _add_list(verbs: Any) -> None:
-    parser = _add(verbs, "list", "list migrations, newest first")
-    parser.add_argument(
-        "--status",
-        action="append",
-        type=_status,
-        metavar="STATUS",
-        help=f"only these; may be repeated: {', '.join(Status.values)}",
-    )
-    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    _add_filters(_add(verbs, "list", "list migrations, newest first"))
 
 
 def _add_show(verbs: Any) -> None:
@@ -56,6 +50,17 @@ def _add_show(verbs: Any) -> None:
 def _add_preflight(verbs: Any) -> None:
     parser = _add(verbs, "preflight", "look what stands in the way of a migration; 1 if an error does")
     parser.add_argument("migration", metavar="ID", help=MIGRATION)
+    parser.add_argument("--direction", choices=Direction.values, help="default: the one that it has")
+
+
+def _add_request(verbs: Any, verb: str, text: str) -> None:
+    parser = _add(verbs, verb, text)
+    if verb not in {"run", "cancel"}:
+        add_request(parser, verb)
+        return
+    add_request(parser, verb, "*")
+    _add_filters(parser.add_argument_group("many at once", "without ids; at most 500, and an answer for each"))
+    parser.add_argument("--dry-run", action="store_true", help="of many: only say what would become of each")
 
 
 def _add_tune(verbs: Any) -> None:
@@ -88,6 +93,17 @@ def _add_hold(verbs: Any) -> None:
 def _add_janitor(verbs: Any) -> None:
     parser = _add(verbs, "janitor", "list INVALID indexes that builds have left behind, and drop them")
     parser.add_argument("--drop", action="store_true", help="drop them, concurrently, one after the other")
+
+
+def _add_audit(verbs: Any) -> None:
+    parser = _add(
+        verbs, "audit", "show who asked for what, oldest first", as_json="one JSON object a line, for archives"
+    )
+    parser.add_argument("--since", type=moment, metavar="TIME", help="only from then on, ISO 8601 with an offset")
+    parser.add_argument("--until", type=moment, metavar="TIME", help="only before it")
+    parser.add_argument("--user", metavar="NAME", help="only what this one asked for")
+    parser.add_argument("--prune", action="store_true", help="remove what is old, of everybody and everything")
+    parser.add_argument("--older-than", type=_days, metavar="DAYS", help="with --prune: how old, such as 365d")
 
 
 def _add_webhooks(verbs: Any) -> None:
@@ -129,7 +145,9 @@ _WEBHOOK_ACTIONS = {
 }
 
 
-def _add(verbs: Any, verb: str, text: str, *, database: bool = True) -> argparse.ArgumentParser:
+def _add(
+    verbs: Any, verb: str, text: str, *, database: bool = True, as_json: str = "one JSON document, for scripts"
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(
         verb,
         help=text,
@@ -139,8 +157,18 @@ def _add(verbs: Any, verb: str, text: str, *, database: bool = True) -> argparse
     )
     if database:
         parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
-    parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document, for scripts")
+    parser.add_argument("--json", action="store_true", dest="as_json", help=as_json)
     return parser
+
+
+def _add_filters(parser: argparse._ActionsContainer) -> None:
+    statuses = ", ".join(Status.values)
+    parser.add_argument(
+        "--status", action="append", type=_status, metavar="STATUS", help=f"only these; may be repeated: {statuses}"
+    )
+    parser.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
+    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    parser.add_argument("--kind", choices=Kind.values, help="only this kind of work")
 
 
 def _status(text: str) -> str:
@@ -154,6 +182,13 @@ def _count(text: str) -> int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is no number of lines")
     return int(text)
+
+
+def _days(text: str) -> timedelta:
+    days = text.removesuffix("d")
+    if not (days.isdecimal() and text != days and len(days) < 6):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of days: say it like 365d")
+    return timedelta(days=int(days))
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -14,17 +14,16 @@ from rest_framework.response import Response
 from .. import lifecycle
 from ..errors import ExecutionError
 from ..execution import session
-from ..lifecycle import Origin
 from ..models import AsyncMigrationBadRow
 from . import examples, pagination, permissions, schema
 from .door import Door, headers_of, if_unchanged
-from .request_id import current_request_id
 from .serializers import BadRowSerializer, MigrationDetailSerializer, TuningBody
 
 
 class TuningDoor(Door):
     http_method_names = ["patch"]
     permission = permissions.TUNE
+    actions = {"PATCH": "tune"}
 
     @schema.documented(
         "async_migrations_tune",
@@ -49,9 +48,8 @@ class TuningDoor(Door):
     def patch(self, request: Request, id: int) -> Response:
         body = TuningBody(data=request.data)
         body.is_valid(raise_exception=True)
-        origin = Origin(request.user.get_username(), current_request_id())
         with if_unchanged(request, id):
-            row = lifecycle.tune(id, origin, body.validated_data).migration
+            row = lifecycle.tune(id, self.origin, body.validated_data).migration
         return Response(MigrationDetailSerializer(row).data, headers=headers_of(row))
 
 

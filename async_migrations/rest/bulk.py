@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
 from django.http import QueryDict
 from drf_spectacular.utils import OpenApiExample
@@ -11,28 +11,22 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from .. import lifecycle
-from ..asking import OUTCOMES, Item, ask_each
-from ..lifecycle import Origin
+from ..asking import MOST, OUTCOMES, Item, ask_each
 from . import examples, permissions, schema
 from .door import Door
 from .filters import MigrationFilter
 from .problems import TooManyItems, problem_of
-from .request_id import current_request_id
 from .serializers import BulkBody, BulkSerializer
-
-MOST = 500
 
 
 class BulkDoor(Door):
     http_method_names = ["post"]
-    verb: ClassVar[str]
 
     def answer(self, request: Request) -> Response:
         body = BulkBody(data=request.data)
         body.is_valid(raise_exception=True)
-        origin = Origin(request.user.get_username(), current_request_id())
         dry_run = body.validated_data["dry_run"]
-        items = ask_each(self.verb, _chosen(body.validated_data), origin, dry_run=dry_run)
+        items = ask_each(self.actions["POST"], _chosen(body.validated_data), self.origin, dry_run=dry_run)
         counts = Counter(item.outcome for item in items)
         answer = {
             "dry_run": dry_run,
@@ -86,7 +80,7 @@ _EACH = (
 
 class BulkRunDoor(BulkDoor):
     permission = permissions.RUN
-    verb = "run"
+    actions = {"POST": "run"}
 
     @schema.documented(
         "async_migrations_bulk_run",
@@ -103,7 +97,7 @@ class BulkRunDoor(BulkDoor):
 
 class BulkCancelDoor(BulkDoor):
     permission = permissions.CANCEL
-    verb = "cancel"
+    actions = {"POST": "cancel"}
 
     @schema.documented(
         "async_migrations_bulk_cancel",

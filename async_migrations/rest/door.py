@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from .. import lifecycle
 from ..conf import conf
+from ..lifecycle import Channel, Origin, audit
 from ..models import AsyncMigrationStatus
 from ..states import Status
 from . import idempotency, permissions
@@ -28,9 +29,10 @@ from .authentication import ApiTokenAuthentication, BrowserAuthentication
 from .filters import refuse_unknown
 from .idempotency import Replay, Reservation
 from .observing import observed
+from .origin import origin_of
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
-from .problems import LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
+from .problems import CODES, LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
 from .rates import RateLimit
 from .request_id import HEADER, bound
 
@@ -58,6 +60,9 @@ class Door(APIView):
     http_method_names = ["get", "head"]
 
     permission: ClassVar[str] = permissions.VIEW
+    #: What a method that changes something asks for, as the audit calls it.
+    actions: ClassVar[Mapping[str, str]] = {}
+    origin = Origin()
     parameters: ClassVar[frozenset[str]] = frozenset()
     repeatable: ClassVar[frozenset[str]] = frozenset()
     reservation: Reservation | None = None
@@ -88,8 +93,31 @@ class Door(APIView):
         refuse_unknown(request, self.parameters, self.repeatable)
         self.reservation = idempotency.reserve(request)
 
+    def perform_authentication(self, request: Request) -> None:
+        super().perform_authentication(request)
+        self.origin = origin_of(request, Channel.API)
+
     def handle_exception(self, exc: Exception) -> Any:
-        return exc.response() if isinstance(exc, Replay) else super().handle_exception(exc)
+        answer = exc.response() if isinstance(exc, Replay) else super().handle_exception(exc)
+        action = self.actions.get(str(self.request.method))
+        # Who is not known could fill the table, and so could who asks too often.
+        if action and self.origin.by and answer.status_code != 429:
+            self._enter_refusal(action, exc)
+        return answer
+
+    def _enter_refusal(self, action: str, exc: Exception) -> None:
+        """Enter in the audit that the request changed nothing: here its transaction is over, whichever it had."""
+        pk = self.kwargs.get("id")
+        row = lifecycle.rows().filter(pk=pk).first() if pk else None
+        database = self.request.query_params.get("database", "")
+        detail = {"id": pk} if pk and row is None else {}
+        if isinstance(exc, Replay):
+            code, reason, outcome = "", "", audit.Outcome.REPLAYED
+        else:
+            problem = problem_of(exc)
+            code, reason = problem.code, problem.detail
+            outcome = audit.Outcome.FAILED if CODES[code][0] >= 500 else audit.Outcome.REFUSED
+        audit.refuse(action, self.origin, code, reason, row=row, database=database, outcome=outcome, **detail)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         answer = super().finalize_response(request, response, *args, **kwargs)

@@ -10,11 +10,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from .. import asking, lifecycle
-from ..lifecycle import Origin, Wanted, gate
+from ..lifecycle import Wanted, gate
 from . import examples, permissions, schema
 from .door import LATER, SOON, Door
 from .filters import TEXT
-from .request_id import current_request_id
 from .serializers import HoldBody, HoldsSerializer, VerdictSerializer
 
 _RETRY_AFTER = {gate.PENDING: SOON, gate.BLOCKED: LATER}
@@ -74,6 +73,7 @@ class HoldDoor(Door):
 
     http_method_names = ["get", "head", "put", "delete"]
     parameters = frozenset({"database"})
+    actions = {"PUT": "hold", "DELETE": "lift"}
 
     def permission_for(self, method: str) -> str:
         return permissions.VIEW if method in {"GET", "HEAD"} else permissions.HOLD
@@ -111,7 +111,7 @@ class HoldDoor(Door):
         _refuse_unknown_database(database)
         body = HoldBody(data=request.data)
         body.is_valid(raise_exception=True)
-        lifecycle.set_hold(database or "", origin=_origin(request), **body.validated_data)
+        lifecycle.set_hold(database or "", origin=self.origin, **body.validated_data)
         return _state(database)
 
     @schema.documented(
@@ -126,12 +126,8 @@ class HoldDoor(Door):
     )
     def delete(self, request: Request) -> Response:
         database = request.query_params.get("database")
-        asking.lift(database or "", _origin(request))
+        asking.lift(database or "", self.origin)
         return _state(database)
-
-
-def _origin(request: Request) -> Origin:
-    return Origin(request.user.get_username(), current_request_id())
 
 
 def _state(database: str | None) -> Response:

@@ -14,13 +14,11 @@ from drf_spectacular.utils import OpenApiExample
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from .. import tasks
+from .. import asking, tasks
 from ..errors import ExecutionError
 from ..execution import janitor
-from ..lifecycle import Origin
 from . import examples, permissions, schema
 from .door import Door
-from .request_id import current_request_id
 from .serializers import DropBody, DropSerializer, LeftoversSerializer
 
 
@@ -51,6 +49,7 @@ class JanitorDropDoor(Door):
 
     http_method_names = ["post"]
     permission = permissions.RUN
+    actions = {"POST": "drop_leftover"}
 
     @schema.documented(
         "async_migrations_janitor_drop",
@@ -71,8 +70,6 @@ class JanitorDropDoor(Door):
         body = DropBody(data=request.data)
         body.is_valid(raise_exception=True)
         database, schema_name, name = (body.validated_data[field] for field in ("database", "schema", "name"))
-        origin = Origin(request.user.get_username(), current_request_id())
-        gone = janitor.look(database, schema_name, name) is None
-        dropped = gone or tasks.ask_to_drop(database, schema_name, name, origin)
+        dropped = asking.drop(database, schema_name, name, self.origin, tasks.ask_to_drop)
         answer = {**body.validated_data, "dropped": dropped}
         return Response(DropSerializer(answer).data, status=200 if dropped else 202)

@@ -19,6 +19,7 @@ from rest_framework.views import APIView
 
 from ..conf import conf
 from ..models import AsyncMigrationRate
+from .origin import token_of
 
 _SHARES = 200  # in a minute; also the most that one caller has us write in it
 _GRANT = """
@@ -97,9 +98,9 @@ class RateLimit(BaseThrottle):
 
 
 def _caller(request: Request) -> str:
-    """Name the token, or for a session the user. The beginning of a digest tells tokens apart and opens nothing."""
-    digest = getattr(request.auth, "digest", None)
-    return f"token:{digest[:32]}" if digest else f"user:{request.user.pk}"
+    """Name the token, or for a session the user."""
+    token = token_of(request)
+    return f"token:{token}" if token else f"user:{request.user.pk}"
 
 
 def _grant(caller: str, limit: int) -> tuple[int, float]:

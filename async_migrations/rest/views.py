@@ -16,13 +16,11 @@ from rest_framework.response import Response
 from .. import lifecycle
 from ..asking import ask
 from ..conf import conf
-from ..lifecycle import Origin
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import TERMINAL, Status
 from . import examples, pagination, permissions, schema, waiting
 from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
-from .request_id import current_request_id
 from .serializers import (
     EmptyBody,
     EventSerializer,
@@ -153,7 +151,6 @@ class VerbDoor(Door):
 
     http_method_names = ["post"]
     body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
-    verb: ClassVar[str]
     goals: ClassVar[frozenset[Status]]
 
     def answer(self, request: Request, pk: int) -> Response:
@@ -161,9 +158,8 @@ class VerbDoor(Door):
         body.is_valid(raise_exception=True)
         if body.validated_data.get("force") and not request.user.has_perm(permissions.FORCE):
             raise permissions.PermissionMissing(request.user.get_username(), permissions.FORCE)
-        origin = Origin(request.user.get_username(), current_request_id())
         with if_unchanged(request, pk):
-            answer = ask(self.verb, pk, origin, **body.validated_data)
+            answer = ask(self.actions["POST"], pk, self.origin, **body.validated_data)
         row = answer.migration
         reached = row.status in self.goals and not answer.changed
         headers = {"Location": request.path.rpartition("/")[0], **headers_of(row)}
@@ -199,7 +195,7 @@ def _verb(
 class RunDoor(VerbDoor):
     permission = permissions.RUN
     body = RunBody
-    verb = "run"
+    actions = {"POST": "run"}
     goals = frozenset({Status.FINISHED})
 
     @_verb(
@@ -228,7 +224,7 @@ class PauseDoor(VerbDoor):
     """Whoever may run migrations may: a pause loses nothing, and `run` would take it back."""
 
     permission = permissions.RUN
-    verb = "pause"
+    actions = {"POST": "pause"}
     goals = frozenset({Status.PAUSED})
 
     @_verb(
@@ -248,7 +244,7 @@ class ResumeDoor(VerbDoor):
     """Whoever may run migrations may, as with `pause`."""
 
     permission = permissions.RUN
-    verb = "resume"
+    actions = {"POST": "resume"}
     goals = TERMINAL
 
     @_verb(
@@ -265,7 +261,7 @@ class ResumeDoor(VerbDoor):
 
 class CancelDoor(VerbDoor):
     permission = permissions.CANCEL
-    verb = "cancel"
+    actions = {"POST": "cancel"}
     goals = frozenset({Status.CANCELLED})
 
     @_verb(
@@ -282,7 +278,7 @@ class CancelDoor(VerbDoor):
 
 class RollbackDoor(VerbDoor):
     permission = permissions.ROLLBACK
-    verb = "rollback"
+    actions = {"POST": "rollback"}
     goals = frozenset({Status.ROLLED_BACK})
 
     @_verb(

@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from .. import lifecycle
-from ..admin import ReadOnlyAdmin, moment
+from ..admin_parts import ReadOnlyAdmin, moment
 from ..conf import conf
 from ..errors import WebhookRefused
 from ..models import AsyncMigrationDelivery, AsyncMigrationWebhook

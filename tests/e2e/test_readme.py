@@ -206,6 +206,13 @@ def test_from_the_migration_file_to_finished_over_rest(shop):
     assert shop.status() == "FINISHED"
     assert shop.index_is_valid() is True
     assert shop.query("SELECT by FROM async_migrations_asyncmigrationevent WHERE kind = 'run'") == [("ci",)]
+    asked = "SELECT by, channel, outcome FROM async_migrations_asyncmigrationaudit WHERE action = 'run'"
+    assert shop.query(asked) == [("ci", "api", "accepted")]
+    kept = "SELECT tgname FROM pg_trigger WHERE tgname LIKE 'async\\_migrations\\_keep\\_all\\_%' ORDER BY tgname"
+    assert [name for (name,) in shop.query(kept)] == [
+        "async_migrations_keep_all_audit",
+        "async_migrations_keep_all_events",
+    ]
 
     # And again, with curl in a plainer shell: nothing to do is not an error.
     shop.write("curl.sh", CURL)

@@ -41,6 +41,25 @@ def test_what_is_in_the_way_no_more_is_gone(viewer, migration):
     assert viewer.get(url(row.pk)).json()["level"] == "info"
 
 
+def test_a_rollback_can_be_looked_at_beforehand(viewer, migration):
+    row = migration(Status.FINISHED, sql_backwards=UNIQUE)
+    backwards = viewer.get(f"{url(row.pk)}?direction=backwards").json()
+    assert backwards["findings"][0]["code"] == "duplicate_key"
+    assert viewer.get(f"{url(row.pk)}?direction=forwards").json() == viewer.get(url(row.pk)).json() != backwards
+
+
+def test_a_backfill_whose_file_says_nothing_of_the_way_back_cannot_go_it(viewer, migration):
+    row = migration(kind="backfill", options={"table": "book", "update": "n = 1"}, sql_backwards="")
+    (found,) = viewer.get(f"{url(row.pk)}?direction=backwards").json()["findings"]
+    assert (found["code"], found["level"]) == ("invalid_definition", "error")
+
+
+@pytest.mark.parametrize("direction", ["sideways", "", "forwards&direction=backwards"])
+def test_a_direction_that_there_is_not_is_refused(viewer, migration, direction):
+    problem = assert_problem(viewer.get(f"{url(migration().pk)}?direction={direction}"), 400, "validation_error")
+    assert list(problem["errors"]) == ["direction"]
+
+
 @pytest.mark.parametrize("status", list(Status))
 def test_it_can_be_asked_for_in_every_status(viewer, migration, status):
     assert viewer.get(url(migration(status).pk)).status_code == 200

@@ -45,6 +45,8 @@ FLOORS = {
     "rest": 5,
     "rest.*": 5,
     "admin": 5,
+    "admin_parts": 5,
+    "admin_records": 5,
     "checks": 5,
     "apps": 5,
     "management": 5,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from django.db import InterfaceError, OperationalError, ProgrammingError
 from django.utils import timezone
 
 from async_migrations import lifecycle
-from async_migrations.asking import ask, lift, tell, tell_tuned
+from async_migrations.asking import ask, drop, lift, refused, tell, tell_tuned
 from async_migrations.client.watching import Bars, Exit, Lines, Watch, reasons
 from async_migrations.conf import conf
 from async_migrations.contract import as_dict, detail_as_dict
@@ -27,11 +25,12 @@ from async_migrations.errors import ExecutionError, NotALeftover, PreflightFaile
 from async_migrations.execution import janitor, preflight
 from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
-from async_migrations.lifecycle import Answer, Origin, Wanted
+from async_migrations.lifecycle import Answer, Wanted, audit
 from async_migrations.limits import OutOfLimits
-from async_migrations.management import webhooks
+from async_migrations.management import auditing, many, webhooks
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display
+from async_migrations.management.origin import origin
 from async_migrations.management.waiting import GATE_EXITS, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
@@ -42,7 +41,8 @@ Options = dict[str, Any]
 
 class Command(BaseCommand):
     help = (
-        "List, show, check, run, pause, cancel, roll back, tune and hold async migrations, wait for them, and clean up."
+        "List, show, check, run, pause, cancel, roll back, tune, hold and audit async migrations, wait for them, "
+        "and clean up."
     )
     # A check that looks into the database would fail before the exit code for "unreachable" can be given.
     requires_system_checks = ()
@@ -71,6 +71,7 @@ class Command(BaseCommand):
             "lift": self._lift,
             "janitor": self._janitor,
             "webhooks": self._webhooks,
+            "audit": self._audit,
         }
         try:
             with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
@@ -92,14 +93,7 @@ class Command(BaseCommand):
     # --- the verbs -------------------------------------------------------------------------------------------------
 
     def _list(self, options: Options) -> Exit:
-        rows = lifecycle.rows()
-        if options["status"]:
-            rows = rows.filter(status__in=options["status"])
-        if options["database"]:
-            rows = rows.filter(database=options["database"])
-        if options["search"]:
-            rows = rows.filter(name__icontains=options["search"])
-        self.display.rows(list(rows))
+        self.display.rows(list(many.chosen(options)))
         return Exit.DONE
 
     def _show(self, options: Options) -> Exit:
@@ -110,21 +104,23 @@ class Command(BaseCommand):
 
     def _preflight(self, options: Options) -> Exit:
         (row,) = find([options["migration"]], options["database"])
-        findings = preflight.look(row)
+        findings = preflight.look(row, options["direction"])
         self.display.findings(findings)
         return Exit.FAILED if any(found.level == ERROR for found in findings) else Exit.DONE
 
     def _request(self, options: Options) -> Exit:
         """Run, pause, cancel and so on; all names are looked up before anything is asked for."""
         verb = options["verb"]
+        if not options["migrations"]:
+            return self._request_many(options)
+        many.refuse_filters(options)
         rows = find(options["migrations"], options["database"])
         if verb == "rollback" and not options["no_input"] and not self._confirmed(rows):
             self.stderr.write("Nothing was rolled back.")
             return Exit.REFUSED
-        origin = Origin(by=_who())
         terms = ("run_at", "priority", "max_attempts", "force")
         wishes = {name: options[name] for name in terms if name in options}
-        answers = self._ask_each(rows, lambda pk: ask(verb, pk, origin, **wishes), tell)
+        answers = self._ask_each(rows, verb, lambda pk: ask(verb, pk, origin(), **wishes), tell)
         watches = [Watch.after(verb, as_dict(answer.migration)) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
@@ -135,8 +131,23 @@ class Command(BaseCommand):
             self.display.json([watch.row for watch in watches])
         return Exit.REFUSED if len(answers) < len(rows) else code
 
+    def _request_many(self, options: Options) -> Exit:
+        """Run or cancel all that match the filters, each by itself."""
+        verb, dry_run = options["verb"], options["dry_run"]
+        items = many.ask(verb, options)
+        many.show(self.display, items, dry_run=dry_run)
+        code = Exit.DONE
+        if options["wait"] and not dry_run:
+            granted = [item.migration for item in items if item.migration and not item.error]
+            code = self._wait_for([Watch.after(verb, as_dict(row)) for row in granted], options["timeout"])
+        return Exit.REFUSED if any(item.error for item in items) else code
+
     def _ask_each(
-        self, rows: Sequence[AsyncMigrationStatus], wish: Callable[[int], Answer], told: Callable[[Answer], str]
+        self,
+        rows: Sequence[AsyncMigrationStatus],
+        verb: str,
+        wish: Callable[[int], Answer],
+        told: Callable[[Answer], str],
     ) -> list[Answer]:
         """Ask for each one by itself, and return what was granted; one refusal keeps nothing else from happening."""
         answers = []
@@ -144,8 +155,10 @@ class Command(BaseCommand):
             try:
                 answer = wish(row.pk)
             except (TransitionRefused, PreflightFailed, OutOfLimits) as exc:
+                refused(verb, origin(), exc, row)
                 self.stderr.write(printable(f"Refused: {exc}"))
-            except AsyncMigrationStatus.DoesNotExist:
+            except AsyncMigrationStatus.DoesNotExist as exc:
+                refused(verb, origin(), exc, row)
                 self.stderr.write(f"Refused: {row.name} on {row.database} is not there any more.")
             else:
                 self.display.line(told(answer))
@@ -154,8 +167,7 @@ class Command(BaseCommand):
 
     def _tune(self, options: Options) -> Exit:
         rows, changes = find(options["migrations"], options["database"]), dict(options["changes"])
-        origin = Origin(by=_who())
-        answers = self._ask_each(rows, lambda pk: lifecycle.tune(pk, origin, changes), tell_tuned)
+        answers = self._ask_each(rows, "tune", lambda pk: lifecycle.tune(pk, origin(), changes), tell_tuned)
         if self.display.as_json:
             self.display.json([detail_as_dict(answer.migration) for answer in answers])
         return Exit.REFUSED if len(answers) < len(rows) else Exit.DONE
@@ -191,12 +203,12 @@ class Command(BaseCommand):
         reason, until, alias = options["reason"].strip(), options["until"], options["database"]
         if problem := _wrong_with_hold(reason, until, alias):
             raise CommandError(problem, returncode=Exit.REFUSED)
-        self.display.holds([lifecycle.set_hold(alias or "", reason, Origin(by=_who()), expires_at=until)])
+        self.display.holds([lifecycle.set_hold(alias or "", reason, origin(), expires_at=until)])
         return Exit.DONE
 
     def _lift(self, options: Options) -> Exit:
         alias = options["database"]
-        lifted = lift(alias or "", Origin(by=_who()))
+        lifted = lift(alias or "", origin())
         where = f"on {alias}" if alias else "on all databases"
         self.display.line(f"Lifted: {lifted} ({where})." if lifted else f"Nothing to do: there is no hold {where}.")
         left = list(lifecycle.holds_in_force(alias))
@@ -220,17 +232,24 @@ class Command(BaseCommand):
         return max(codes, default=Exit.DONE)
 
     def _webhooks(self, options: Options) -> Exit:
-        return webhooks.act(options, self.display, _who())
+        return webhooks.act(options, self.display, origin().by)
+
+    def _audit(self, options: Options) -> Exit:
+        (auditing.prune if options["prune"] else auditing.export)(self.display, options)
+        return Exit.DONE
 
     def _drop(self, leftover: Leftover) -> Exit:
         """Drop one; what becomes of it keeps none of the others."""
         name = f"{leftover.schema}.{leftover.name} on {leftover.database}"
         try:
-            janitor.drop(leftover.database, leftover.schema, leftover.name, Origin(by=_who()))
+            drop(leftover.database, leftover.schema, leftover.name, origin(), janitor.drop)
         except NotALeftover as exc:
+            audit.refuse("drop_leftover", origin(), exc.code, str(exc), database=leftover.database)
             self.stderr.write(printable(f"Refused: {exc}"))
             return Exit.REFUSED
         except ExecutionError as exc:
+            failed = audit.Outcome.FAILED
+            audit.refuse("drop_leftover", origin(), exc.code, str(exc), database=leftover.database, outcome=failed)
             self.stderr.write(printable(f"Not dropped: {name}: {exc.message} {exc.hint or ''}".rstrip()))
             return Exit.FAILED
         self.display.line(f"Dropped: {name}.")
@@ -304,15 +323,6 @@ def _find(word: str, database: str | None) -> AsyncMigrationStatus:
         )
     which = ", ".join(f"{row.pk} is {row.name} on {row.database}" for row in reversed(found))
     raise CommandError(f"{word!r} is ambiguous: {which}. Say the id, or --database.", returncode=Exit.REFUSED)
-
-
-def _who() -> str:
-    """Return the person at this host, such as alice@web-1."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # A container may run as a number without a name.
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:255]
 
 
 @contextmanager

@@ -13,6 +13,10 @@ from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import OperationalError, ProgrammingError, router, transaction
 
+from async_migrations.lifecycle import audit
+from async_migrations.lifecycle.audit import shown
+from async_migrations.management.origin import origin
+
 ROLES = {"viewer": "async_migrations viewers", "operator": "async_migrations operators"}
 
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -62,7 +66,9 @@ class Command(BaseCommand):
             user, known = _user(name)
             user.groups.remove(*Group.objects.filter(name__in=ROLES.values()))
             user.groups.add(_group(role))
-            _, token = get_token_model().objects.create(user=user, expiry=expires)
+            made, token = get_token_model().objects.create(user=user, expiry=expires)
+            said = {"user": name, "role": role, "expires_at": made.expiry, "token": shown(made.digest)}
+            audit.enter("create_token", origin(), after=said)
         return known, str(token)
 
 
