@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
@@ -367,3 +368,7 @@ def _sql(text: str) -> str:
 
 def _json(value: Any) -> str:
     return format_html('<pre class="am-json">{}</pre>', as_json(value)) if value else "-"
+
+
+if apps.is_installed("knox"):  # Without it there are no tokens.
+    from . import admin_tokens  # noqa: F401

@@ -15,6 +15,8 @@ from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
+from .scopes import with_scope
+
 REALM = 'Bearer realm="async-migrations"'
 HOW_TO_GET_ONE = "An administrator makes a new one with: manage.py create_api_token NAME --role ROLE"
 
@@ -57,7 +59,8 @@ class ApiTokenAuthentication(TokenAuthentication):  # type: ignore[misc]
 
 def _find(token: str) -> Any:
     digest = hash_token(token)
-    candidates = get_token_model().objects.filter(token_key=token[: CONSTANTS.TOKEN_KEY_LENGTH]).select_related("user")
+    candidates = get_token_model().objects.filter(token_key=token[: CONSTANTS.TOKEN_KEY_LENGTH])
+    candidates = with_scope(candidates).select_related("user")
     return next((found for found in candidates if compare_digest(digest, found.digest)), None)
 
 

@@ -24,6 +24,7 @@ from .serializers import BadRowSerializer, MigrationDetailSerializer, TuningBody
 
 class TuningDoor(Door):
     http_method_names = ["patch"]
+    scoped_by = "migration"
     permission = permissions.TUNE
 
     @schema.documented(
@@ -56,6 +57,7 @@ class TuningDoor(Door):
 
 
 class QuarantineDoor(Door, GenericAPIView[AsyncMigrationBadRow]):
+    scoped_by = "migration"
     pagination_class = pagination.Pages
     serializer_class = BadRowSerializer
     queryset = AsyncMigrationBadRow.objects.all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any, ClassVar
 
+from django.db.models import QuerySet
 from django.http import QueryDict
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.request import Request
@@ -13,11 +14,13 @@ from rest_framework.response import Response
 from .. import lifecycle
 from ..asking import OUTCOMES, Item, ask_each
 from ..lifecycle import Origin
+from ..models import AsyncMigrationStatus
 from . import examples, permissions, schema
 from .door import Door
 from .filters import MigrationFilter
 from .problems import TooManyItems, problem_of
 from .request_id import current_request_id
+from .scopes import scope_of
 from .serializers import BulkBody, BulkSerializer
 
 MOST = 500
@@ -25,6 +28,7 @@ MOST = 500
 
 class BulkDoor(Door):
     http_method_names = ["post"]
+    scoped_by = "door"
     verb: ClassVar[str]
 
     def answer(self, request: Request) -> Response:
@@ -32,7 +36,8 @@ class BulkDoor(Door):
         body.is_valid(raise_exception=True)
         origin = Origin(request.user.get_username(), current_request_id())
         dry_run = body.validated_data["dry_run"]
-        items = ask_each(self.verb, _chosen(body.validated_data), origin, dry_run=dry_run)
+        rows = scope_of(request).among(lifecycle.rows())
+        items = ask_each(self.verb, _chosen(body.validated_data, rows), origin, among=rows, dry_run=dry_run)
         counts = Counter(item.outcome for item in items)
         answer = {
             "dry_run": dry_run,
@@ -42,8 +47,8 @@ class BulkDoor(Door):
         return Response(BulkSerializer(answer).data)
 
 
-def _chosen(asked: dict[str, Any]) -> list[int]:
-    """Return the ids that are meant, each once. Raises TooManyItems."""
+def _chosen(asked: dict[str, Any], rows: QuerySet[AsyncMigrationStatus]) -> list[int]:
+    """Return the ids that are meant, each once, a filter's out of these rows. Raises TooManyItems."""
     if "ids" in asked:
         ids = list(dict.fromkeys(asked["ids"]))
         count = len(ids)
@@ -51,7 +56,7 @@ def _chosen(asked: dict[str, Any]) -> list[int]:
         chosen = QueryDict(mutable=True)
         for name, value in asked["filter"].items():
             chosen.setlist(name, value if name == "status" else [value])
-        found = MigrationFilter(chosen, queryset=lifecycle.rows()).qs
+        found = MigrationFilter(chosen, queryset=rows).qs
         count = found.count()
         ids = list(found.order_by("id").values_list("id", flat=True)[: MOST + 1])
     if max(count, len(ids)) > MOST:

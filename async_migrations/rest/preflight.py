@@ -15,6 +15,8 @@ from .serializers import PreflightSerializer
 
 
 class PreflightDoor(Door):
+    scoped_by = "migration"
+
     @schema.documented(
         "async_migrations_preflight",
         "Look what stands in the way",

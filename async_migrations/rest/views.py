@@ -24,6 +24,7 @@ from . import examples, pagination, permissions, schema, waiting
 from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
 from .request_id import current_request_id
+from .scopes import Scope, scope_of
 from .serializers import (
     EmptyBody,
     EventSerializer,
@@ -37,6 +38,7 @@ from .serializers import (
 
 
 class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
+    scoped_by = "door"
     filter_backends = (DjangoFilterBackend,)
     filterset_class = MigrationFilter
     pagination_class = pagination.Pages
@@ -46,7 +48,8 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
     repeatable = frozenset({"status", "ordering"})
 
     def get_queryset(self) -> QuerySet[AsyncMigrationStatus]:
-        return lifecycle.rows().defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
+        rows = scope_of(self.request).among(lifecycle.rows())
+        return rows.defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
 
     @schema.documented(
         "async_migrations_list",
@@ -64,6 +67,8 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
 
 
 class DetailDoor(Door):
+    scoped_by = "migration"
+
     @schema.documented(
         "async_migrations_retrieve",
         "Look at a migration",
@@ -97,6 +102,7 @@ def _has_news(pk: int, known: str) -> bool:
 
 
 class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
+    scoped_by = "migration"
     pagination_class = pagination.Pages
     serializer_class = EventSerializer
     queryset = AsyncMigrationEvent.objects.all()
@@ -120,6 +126,8 @@ class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
 
 
 class SummaryDoor(Door):
+    scoped_by = "door"
+
     @schema.documented(
         "async_migrations_summary",
         "Count migrations",
@@ -128,15 +136,14 @@ class SummaryDoor(Door):
         examples=(schema.example("One runs, one waits", examples.SUMMARY, 200),),
     )
     def get(self, request: Request) -> Response:
-        return Response(SummarySerializer(_summary()).data)
+        return Response(SummarySerializer(_summary(scope_of(request))).data)
 
 
-def _summary() -> dict[str, Any]:
+def _summary(scope: Scope) -> dict[str, Any]:
     by_status = dict.fromkeys(Status.values, 0)
     by_database: dict[str, dict[str, int]] = {}
-    counts = (
-        lifecycle.rows().values_list("database", "status").annotate(count=Count("id")).order_by("database", "status")
-    )
+    rows = scope.among(lifecycle.rows())
+    counts = rows.values_list("database", "status").annotate(count=Count("id")).order_by("database", "status")
     for database, status, count in counts:
         by_status[status] += count
         by_database.setdefault(database, {})[status] = count
@@ -144,14 +151,14 @@ def _summary() -> dict[str, Any]:
         "total": sum(by_status.values()),
         "by_status": by_status,
         "by_database": by_database,
-        "oldest_in_line_seconds": _oldest_in_line(),
+        "oldest_in_line_seconds": _oldest_in_line(scope),
     }
 
 
-def _oldest_in_line() -> float | None:
+def _oldest_in_line(scope: Scope) -> float | None:
     # By the database's clock, which wrote the times. Who asked for a later start waits from then on.
     waited = ExpressionWrapper(Now() - Min(Coalesce("run_at", "requested_at")), DurationField())
-    oldest = lifecycle.waiting().order_by().aggregate(waited=waited)["waited"]
+    oldest = scope.among(lifecycle.waiting()).order_by().aggregate(waited=waited)["waited"]
     return None if oldest is None else max(0.0, round(oldest.total_seconds(), 3))
 
 
@@ -162,6 +169,7 @@ class VerbDoor(Door):
     """POST a wish. Asking again is harmless; what a lost answer said can be had by asking once more."""
 
     http_method_names = ["post"]
+    scoped_by = "migration"
     body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
     verb: ClassVar[str]
     goals: ClassVar[frozenset[Status]]
@@ -169,8 +177,8 @@ class VerbDoor(Door):
     def answer(self, request: Request, pk: int) -> Response:
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
-        if body.validated_data.get("force") and not request.user.has_perm(permissions.FORCE):
-            raise permissions.PermissionMissing(request.user.get_username(), permissions.FORCE)
+        if body.validated_data.get("force"):
+            permissions.require(request, permissions.FORCE)
         origin = Origin(request.user.get_username(), current_request_id())
         with if_unchanged(request, pk):
             answer = ask(self.verb, pk, origin, **body.validated_data)

@@ -35,6 +35,7 @@ FLOORS = {
     "rest": 5,
     "rest.*": 5,
     "admin": 5,
+    "admin_tokens": 5,
     "checks": 5,
     "apps": 5,
     "management": 5,

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.db import InterfaceError, OperationalError, ProgrammingError, connections
 from django.utils import timezone
 
 from async_migrations import lifecycle
@@ -27,8 +27,10 @@ from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Origin, Wanted
 from async_migrations.limits import OutOfLimits
+from async_migrations.management import grants
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display, as_dict, detail_as_dict, event_as_dict, printable
+from async_migrations.management.grants import Roles
 from async_migrations.management.waiting import GATE_EXITS, Bars, Exit, Lines, Watch, describe, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
@@ -72,6 +74,7 @@ class Command(BaseCommand):
             "hold": self._hold,
             "lift": self._lift,
             "janitor": self._janitor,
+            "grants": self._grants,
         }
         try:
             with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
@@ -222,6 +225,15 @@ class Command(BaseCommand):
         codes = [self._drop(leftover) for leftover in found]
         self.display.leftovers([leftover for leftover, code in zip(found, codes, strict=True) if code == Exit.DONE])
         return max(codes, default=Exit.DONE)
+
+    def _grants(self, options: Options) -> Exit:
+        """Print the SQL for one database, the control database unless said otherwise; nothing is asked or changed."""
+        alias = options["database"] or conf.control_database
+        if alias not in connections:
+            raise CommandError(f"There is no database {alias!r}: {', '.join(connections)}.", returncode=Exit.REFUSED)
+        owner = options["owner"] or (options["migrate"] if alias != conf.control_database else None)
+        self.stdout.write(grants.sql(alias, Roles(options["api"], options["worker"], options["migrate"], owner)))
+        return Exit.DONE
 
     def _drop(self, leftover: Leftover) -> Exit:
         """Drop one; what becomes of it keeps none of the others."""
