@@ -6,7 +6,7 @@ from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -40,7 +40,7 @@ class DocumentView(SpectacularAPIView):
         return answer
 
 
-class PageView(SpectacularSwaggerView):
+class PageView(SpectacularSwaggerSplitView):
     """The document as a page; what describes a view to OPTIONS cannot be rendered as one."""
 
     http_method_names = ["get", "head"]

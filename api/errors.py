@@ -6,13 +6,28 @@ Django would show its own page for an unknown one.
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import ItemsView
+from types import FrameType
+from typing import Any
 
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
 from django.views import csrf, defaults
+from django.views.debug import SafeExceptionReporterFilter
 from django.views.decorators.csrf import csrf_exempt
 
 from async_migrations.rest.problems import Problem, problem_of, respond
+
+
+class Discreet(SafeExceptionReporterFilter):
+    """What the page of DEBUG leaves out: variables of frames, for the driver's hold the password, and URLs with one."""
+
+    hidden_settings = re.compile(f"{SafeExceptionReporterFilter.hidden_settings.pattern}|_URL|BROKER", re.IGNORECASE)
+
+    def get_traceback_frame_variables(self, request: HttpRequest | None, tb_frame: FrameType) -> ItemsView[str, Any]:
+        """Return no variable of any frame."""
+        return {}.items()
 
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:

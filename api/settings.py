@@ -8,7 +8,10 @@
 | SECRET_KEY | required unless DEBUG |
 | ALLOWED_HOSTS, CSRF_TRUSTED_ORIGINS | separated by commas |
 | ALLOW_SCHEDULED_MIGRATIONS | `migrate` only records; default no |
-| DEBUG, SECURE_COOKIES | default no; the latter is for a service behind TLS |
+| DEBUG | default no |
+| SECURE_COOKIES, SECURE_SSL_REDIRECT | default no; for a service behind TLS |
+| SECURE_HSTS_SECONDS | for a service behind TLS; default 0, say 31536000 |
+| SECURE_PROXY_SSL_HEADER | what the proxy says when the client came by TLS, X-Forwarded-Proto: https |
 | LOG_LEVEL, LOG_FORMAT | default INFO and json |
 | METRICS_BIND | HOST:PORT where a worker answers /metrics; unset: nowhere |
 | OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_EXPORTER | where spans go; unset: nowhere |
@@ -76,6 +79,7 @@ if (_broker := variables.broker(_env)) is not None:
 MIDDLEWARE = [
     "async_migrations.rest.request_id.RequestIDMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "api.headers.BrowserHeadersMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -125,10 +129,17 @@ DATA_UPLOAD_MAX_MEMORY_SIZE = 1024 * 1024  # bytes; the largest request of this 
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = True  # not the CSRF cookie: a page's script sends its value as a header
 SESSION_COOKIE_SAMESITE = "Lax"
 CSRF_COOKIE_SAMESITE = "Lax"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = variables.switch(_env, "SECURE_COOKIES", default=False)
+SECURE_SSL_REDIRECT = variables.switch(_env, "SECURE_SSL_REDIRECT", default=False)
+SECURE_REDIRECT_EXEMPT = ["^healthz$", "^readyz$"]  # probes come from inside, without TLS
+SECURE_HSTS_SECONDS = variables.count(_env, "SECURE_HSTS_SECONDS", default=0)
+SECURE_PROXY_SSL_HEADER = variables.header(_env, "SECURE_PROXY_SSL_HEADER")
+# What holds for the other hosts of a domain, and in every browser's list of domains, is for its owner to say.
+SILENCED_SYSTEM_CHECKS = ["security.W005", "security.W021"]
+DEFAULT_EXCEPTION_REPORTER_FILTER = "api.errors.Discreet"
 
 # --- REST ---
 

@@ -6,9 +6,10 @@ raises ImproperlyConfigured. Messages never repeat a password: a URL is shown wi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import dj_database_url
 from django.core.exceptions import ImproperlyConfigured
@@ -37,11 +38,30 @@ BROKER_MIDDLEWARE = (
 
 
 def masked(url: str) -> str:
-    """Return the URL without user, password and query: enough to recognise it, nothing to keep secret."""
+    """Return the URL without user, password and query: enough to recognise it, nothing to keep secret.
+
+    It is shown because something is wrong with it: where that could be the place of the password, less is shown.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "(not a URL)"
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    user, at, behind = rest.rpartition("@")
+    if "?" in user:
+        return f"{scheme}://..."
+    return f"{scheme}://{behind.partition('?' if at else ':')[0]}"
+
+
+def readable(name: str, url: str, forms: str) -> SplitResult:
+    """Return the parts of a URL; where Python cannot read it, its reason would repeat a part of the password."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.scheme == "sqlite" or parts.port
+    except ValueError:
+        raise ImproperlyConfigured(
+            f"{name} is {masked(url)}, which cannot be read; a password with special characters has to be "
+            f"percent-encoded. Say {forms}."
+        ) from None
+    return parts
 
 
 def switch(env: Environment, name: str, *, default: bool) -> bool:
@@ -82,6 +102,25 @@ def address(env: Environment, name: str) -> tuple[str, int] | None:
     return host.strip("[]"), int(port)
 
 
+def count(env: Environment, name: str, *, default: int) -> int:
+    """Read a whole number that is not negative."""
+    text = env.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,10}", text):
+        raise ImproperlyConfigured(f"{name} is {text!r}: say a whole number, 0 for none.")
+    return int(text)
+
+
+def header(env: Environment, name: str) -> tuple[str, str] | None:
+    """Read a header with its value, `X-Forwarded-Proto: https`, into Django's form; None where it is unset."""
+    text = env.get(name, "")
+    if not text:
+        return None
+    found = re.fullmatch(r"([A-Za-z0-9-]+):\s*(\S+)", text.strip())
+    if not found:
+        raise ImproperlyConfigured(f"{name} is {text!r}: say it like X-Forwarded-Proto: https.")
+    return f"HTTP_{found[1].upper().replace('-', '_')}", found[2]
+
+
 def secret_key(env: Environment, *, debug: bool) -> str:
     """Read SECRET_KEY, without which nothing starts but a server for debugging."""
     if key := env.get("SECRET_KEY"):
@@ -106,15 +145,9 @@ def databases(env: Environment) -> dict[str, Any]:
 
 def _database(name: str, url: str) -> dict[str, Any]:
     """Translate one URL into Django's form; `host` and the like in libpq's query go where Django looks for them."""
-    if urlsplit(url).scheme not in ("postgresql", "postgres", "sqlite"):
+    if readable(name, url, DATABASE_FORMS).scheme not in ("postgresql", "postgres", "sqlite"):
         raise ImproperlyConfigured(f"{name} is {masked(url)}: say {DATABASE_FORMS}.")
-    try:
-        parsed: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
-    except ValueError as exc:
-        raise ImproperlyConfigured(
-            f"{name} is {masked(url)}, which cannot be read; a password with special characters has to be "
-            f"percent-encoded. Say {DATABASE_FORMS}."
-        ) from exc
+    parsed: dict[str, Any] = dict(dj_database_url.parse(url, conn_max_age=60, conn_health_checks=True))
     return _postgres_defaults(parsed) if "postgresql" in parsed["ENGINE"] else parsed
 
 
@@ -132,7 +165,7 @@ def broker(env: Environment) -> dict[str, Any] | None:
     url = env.get("BROKER_URL", "")
     if not url:
         return None
-    scheme = urlsplit(url).scheme
+    scheme = readable("BROKER_URL", url, BROKER_FORMS).scheme
     if scheme in ("redis", "rediss", "unix"):
         chosen = {"BROKER": "dramatiq.brokers.redis.RedisBroker", "OPTIONS": {"client": redis_client(url)}}
     elif scheme in ("amqp", "amqps"):
@@ -163,8 +196,8 @@ def redis_client(url: str) -> Any:
             health_check_interval=30,
             retry=Retry(NoBackoff(), 1),
         )
-    except ValueError as exc:
-        raise ImproperlyConfigured(f"BROKER_URL is {masked(url)}, which cannot be read. Say {BROKER_FORMS}.") from exc
+    except ValueError:
+        raise ImproperlyConfigured(f"BROKER_URL is {masked(url)}, which cannot be read. Say {BROKER_FORMS}.") from None
 
 
 def with_patience(url: str) -> str:

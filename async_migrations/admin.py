@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
@@ -331,3 +332,6 @@ def _why_not(row: AsyncMigrationStatus) -> str:
 
 # At the end: its pages are made of what is above.
 from .webhooks import admin as webhooks_admin  # noqa: E402, F401
+
+if apps.is_installed("knox"):  # Without it there are no tokens.
+    from . import admin_tokens  # noqa: F401

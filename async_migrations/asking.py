@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db.models import QuerySet
 
 from . import lifecycle, tasks, words
 from .errors import PreflightFailed, TransitionRefused
@@ -76,12 +77,20 @@ class Item:
     error: TransitionRefused | PreflightFailed | None = None
 
 
-def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = False) -> list[Item]:
+def ask_each(
+    verb: str,
+    pks: Sequence[int],
+    origin: Origin,
+    *,
+    among: QuerySet[AsyncMigrationStatus],
+    dry_run: bool = False,
+) -> list[Item]:
     """Carry out "run" or "cancel" on each migration by itself, and nudge workers when all are in line.
 
-    What becomes of one keeps nothing from the others. dry_run: only say what would become of each as it is now.
+    What becomes of one keeps nothing from the others. among: what is there for who asks. dry_run: only say what would
+    become of each as it is now.
     """
-    known = lifecycle.rows().in_bulk(pks)
+    known = among.in_bulk(pks)
 
     def not_found(pk: int) -> Item:
         if not dry_run:
@@ -108,7 +117,7 @@ def ask_each(verb: str, pks: Sequence[int], origin: Origin, *, dry_run: bool = F
     if dry_run:
         return items
     tasks.send_first()
-    now = lifecycle.rows().in_bulk(pks)  # Without a broker they have been carried out already.
+    now = among.in_bulk(pks)  # Without a broker they have been carried out already.
     return [replace(item, migration=now.get(item.id)) for item in items]
 
 

@@ -313,6 +313,23 @@ class AsyncMigrationRate(models.Model):
         return f"{self.caller}: {self.granted}"
 
 
+class AsyncMigrationTokenScope(models.Model):
+    """What a token may do at most, beside the tokens. Written by `rest/tokens.py` alone; without one: all its user may.
+
+    By the digest and not by a foreign key, for this app is migrated where knox is not installed.
+    """
+
+    digest = models.CharField(max_length=128, primary_key=True, help_text="Of the token.")
+    verbs = models.JSONField(null=True, help_text="Names of verbs; null: all.")
+    databases = models.JSONField(null=True, help_text="Aliases of targets; null: all.")
+
+    class Meta:
+        verbose_name = "async migration token scope"
+
+    def __str__(self) -> str:
+        return f"{self.verbs or 'all verbs'} on {self.databases or 'all databases'}"
+
+
 class AsyncMigrationHold(models.Model):
     """A switch that keeps migrations from going on, in the control database; what is over stays as its history.
 
@@ -429,7 +446,7 @@ class AsyncMigrationDelivery(models.Model):
 class AsyncMigrationAudit(models.Model):
     """One request to change something, and what became of it, in the control database. Written by `lifecycle` alone.
 
-    Triggers refuse every change of it on PostgreSQL, see `migrations/0004_append_only.py`. It names a migration and
+    Triggers refuse every change of it on PostgreSQL, see `migrations/0003_append_only.py`. It names a migration and
     does not refer to it, so that it outlives it; of a token it has the beginning of the digest.
     """
 

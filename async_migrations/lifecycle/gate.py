@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from django.apps import apps
@@ -38,13 +38,15 @@ _STATE_OF = {
 class Wanted:
     """The migrations that have to be FINISHED: all that have one of the names, begin so, or are of one of the apps.
 
-    database: only on this target; without it the rows of a name on several targets all count.
+    database: only on this target; without it the rows of a name on several targets all count. known: only these
+    targets are there for who asks; None: all.
     """
 
     names: Sequence[str] = ()
     prefixes: Sequence[str] = ()
     apps: Sequence[str] = ()
     database: str | None = None
+    known: Collection[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
     for prefix in (*wanted.prefixes, *map(prefix_of_app, wanted.apps)):
         any_of |= Q(name__startswith=prefix)
     here = rows() if wanted.database is None else rows().filter(database=wanted.database)
-    return here.filter(any_of)
+    return (here if wanted.known is None else here.filter(database__in=wanted.known)).filter(any_of)
 
 
 def _worst(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationStatus]:

@@ -36,6 +36,7 @@ def add_verbs(parser: argparse.ArgumentParser) -> None:
     _add_janitor(verbs)
     _add_webhooks(verbs)
     _add_audit(verbs)
+    _add_grants(verbs)
 
 
 def _add_list(verbs: Any) -> None:
@@ -93,6 +94,17 @@ def _add_hold(verbs: Any) -> None:
 def _add_janitor(verbs: Any) -> None:
     parser = _add(verbs, "janitor", "list INVALID indexes that builds have left behind, and drop them")
     parser.add_argument("--drop", action="store_true", help="drop them, concurrently, one after the other")
+
+
+def _add_grants(verbs: Any) -> None:
+    parser = _add(verbs, "grants", "print the SQL that gives each role the least that it needs in a database")
+    for role, whose in (("api", "the web processes"), ("worker", "the workers"), ("migrate", "`migrate`")):
+        parser.add_argument(f"--{role}", required=True, metavar="ROLE", help=f"that {whose} connect as")
+    parser.add_argument(
+        "--owner",
+        metavar="ROLE",
+        help="that owns the tables of this target, if it is another one than that of `migrate`",
+    )
 
 
 def _add_audit(verbs: Any) -> None:

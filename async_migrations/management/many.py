@@ -55,7 +55,7 @@ def ask(verb: str, options: dict[str, Any]) -> list[Item]:
     if len(pks) > MOST:
         message = f"More than {MOST} migrations match. Nothing was done. Narrow the filter."
         raise CommandError(message, returncode=Exit.REFUSED)
-    return ask_each(verb, pks, origin(), dry_run=options["dry_run"])
+    return ask_each(verb, pks, origin(), among=lifecycle.rows(), dry_run=options["dry_run"])
 
 
 def show(display: Display, items: Sequence[Item], *, dry_run: bool) -> None:

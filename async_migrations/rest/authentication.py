@@ -12,7 +12,7 @@ from rest_framework.authentication import SessionAuthentication
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from . import tokens
+from . import token_lookup
 
 REALM = 'Bearer realm="async-migrations"'
 HOW_TO_GET_ONE = "An administrator makes a new one with: manage.py create_api_token NAME --role ROLE"
@@ -36,7 +36,7 @@ class ApiTokenAuthentication(TokenAuthentication):  # type: ignore[misc]
         return self.authenticate_credentials(token.encode())
 
     def authenticate_credentials(self, token: bytes) -> tuple[Any, Any]:
-        found = tokens.find(token.decode())
+        found = token_lookup.find(token.decode())
         if found is None:
             raise AuthenticationFailed(f"Nobody has this token, or it was withdrawn. {HOW_TO_GET_ONE}", "invalid_token")
         if found.expiry is not None and found.expiry <= timezone.now():

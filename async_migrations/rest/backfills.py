@@ -22,6 +22,7 @@ from .serializers import BadRowSerializer, MigrationDetailSerializer, TuningBody
 
 class TuningDoor(Door):
     http_method_names = ["patch"]
+    scoped_by = "migration"
     permission = permissions.TUNE
     actions = {"PATCH": "tune"}
 
@@ -54,6 +55,7 @@ class TuningDoor(Door):
 
 
 class QuarantineDoor(Door, GenericAPIView[AsyncMigrationBadRow]):
+    scoped_by = "migration"
     pagination_class = pagination.Pages
     serializer_class = BadRowSerializer
     queryset = AsyncMigrationBadRow.objects.all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from django.db.models import QuerySet
 from django.http import QueryDict
 from drf_spectacular.utils import OpenApiExample
 from rest_framework.request import Request
@@ -12,21 +13,26 @@ from rest_framework.response import Response
 
 from .. import lifecycle
 from ..asking import MOST, OUTCOMES, Item, ask_each
+from ..models import AsyncMigrationStatus
 from . import examples, permissions, schema
 from .door import Door
 from .filters import MigrationFilter
 from .problems import TooManyItems, problem_of
+from .scopes import scope_of
 from .serializers import BulkBody, BulkSerializer
 
 
 class BulkDoor(Door):
     http_method_names = ["post"]
+    scoped_by = "door"
 
     def answer(self, request: Request) -> Response:
         body = BulkBody(data=request.data)
         body.is_valid(raise_exception=True)
         dry_run = body.validated_data["dry_run"]
-        items = ask_each(self.actions["POST"], _chosen(body.validated_data), self.origin, dry_run=dry_run)
+        rows = scope_of(request).among(lifecycle.rows())
+        chosen = _chosen(body.validated_data, rows)
+        items = ask_each(self.actions["POST"], chosen, self.origin, among=rows, dry_run=dry_run)
         counts = Counter(item.outcome for item in items)
         answer = {
             "dry_run": dry_run,
@@ -36,8 +42,8 @@ class BulkDoor(Door):
         return Response(BulkSerializer(answer).data)
 
 
-def _chosen(asked: dict[str, Any]) -> list[int]:
-    """Return the ids that are meant, each once. Raises TooManyItems."""
+def _chosen(asked: dict[str, Any], rows: QuerySet[AsyncMigrationStatus]) -> list[int]:
+    """Return the ids that are meant, each once, a filter's out of these rows. Raises TooManyItems."""
     if "ids" in asked:
         ids = list(dict.fromkeys(asked["ids"]))
         count = len(ids)
@@ -45,7 +51,7 @@ def _chosen(asked: dict[str, Any]) -> list[int]:
         chosen = QueryDict(mutable=True)
         for name, value in asked["filter"].items():
             chosen.setlist(name, value if name == "status" else [value])
-        found = MigrationFilter(chosen, queryset=lifecycle.rows()).qs
+        found = MigrationFilter(chosen, queryset=rows).qs
         count = found.count()
         ids = list(found.order_by("id").values_list("id", flat=True)[: MOST + 1])
     if max(count, len(ids)) > MOST:

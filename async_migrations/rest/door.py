@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from django.conf import settings
 from django.core.exceptions import RequestDataTooBig
@@ -35,6 +35,7 @@ from .permissions import HasPermissionOfDoor
 from .problems import CODES, LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
 from .rates import RateLimit
 from .request_id import HEADER, bound
+from .scopes import scope_of
 
 MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hundred
 
@@ -65,6 +66,9 @@ class Door(APIView):
     origin = Origin()
     parameters: ClassVar[frozenset[str]] = frozenset()
     repeatable: ClassVar[frozenset[str]] = frozenset()
+    #: How a token for some databases is kept to them: by the migration in the address, or by the door itself.
+    #: A door that does not say is not for such a token.
+    scoped_by: ClassVar[Literal["migration", "door"] | None] = None
     reservation: Reservation | None = None
 
     @classmethod
@@ -90,6 +94,7 @@ class Door(APIView):
         # Before a key is looked up, or reserved for what cannot be done.
         if request.method not in self.allowed_methods:
             raise MethodNotAllowed(str(request.method))
+        self._refuse_other_databases(request, kwargs)
         refuse_unknown(request, self.parameters, self.repeatable)
         self.reservation = idempotency.reserve(request)
 
@@ -128,6 +133,16 @@ class Door(APIView):
     def permission_for(self, method: str) -> str:
         """Return the permission that a request with this method needs."""
         return self.permission
+
+    def _refuse_other_databases(self, request: Request, address: dict[str, Any]) -> None:
+        """Let a token for some databases see no migration of another one. Raises Http404 and OutOfScope."""
+        scope = scope_of(request)
+        if scope.databases is None:
+            return
+        if self.scoped_by is None:
+            raise permissions.OutOfScope(request, "what concerns all databases")
+        if self.scoped_by == "migration" and not scope.among(lifecycle.rows()).filter(pk=address["id"]).exists():
+            raise Http404
 
     def get_exception_handler(self) -> Callable[..., Any]:
         return exception_handler

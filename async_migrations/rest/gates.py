@@ -14,6 +14,7 @@ from ..lifecycle import Wanted, gate
 from . import examples, permissions, schema
 from .door import LATER, SOON, Door
 from .filters import TEXT
+from .scopes import scope_of
 from .serializers import HoldBody, HoldsSerializer, VerdictSerializer
 
 _RETRY_AFTER = {gate.PENDING: SOON, gate.BLOCKED: LATER}
@@ -26,6 +27,7 @@ def _named(name: str, description: str) -> OpenApiParameter:
 
 
 class GateDoor(Door):
+    scoped_by = "door"
     parameters = frozenset({"name", "prefix", "app", "database"})
     repeatable = frozenset({"name", "prefix", "app"})
 
@@ -65,13 +67,15 @@ def _wanted(request: Request) -> Wanted:
         raise ValidationError({"name": ["Say which migrations: name, prefix or app; each may be repeated."]})
     if count > gate.MOST:
         raise ValidationError({"name": [f"These are {count}; at most {gate.MOST} can be asked for at once."]})
-    return Wanted(named["name"], named["prefix"], named["app"], asked.get("database"))
+    known = scope_of(request).databases
+    return Wanted(named["name"], named["prefix"], named["app"], asked.get("database"), known)
 
 
 class HoldDoor(Door):
     """Whoever may look sees who holds what; setting and lifting has a permission of its own."""
 
     http_method_names = ["get", "head", "put", "delete"]
+    scoped_by = "door"
     parameters = frozenset({"database"})
     actions = {"PUT": "hold", "DELETE": "lift"}
 
@@ -87,7 +91,7 @@ class HoldDoor(Door):
         examples=(schema.example("All is held", examples.HELD, 200),),
     )
     def get(self, request: Request) -> Response:
-        return _state(request.query_params.get("database"))
+        return _state(request)
 
     @schema.documented(
         "async_migrations_hold",
@@ -108,11 +112,11 @@ class HoldDoor(Door):
     )
     def put(self, request: Request) -> Response:
         database = request.query_params.get("database")
-        _refuse_unknown_database(database)
+        _refuse_unknown_database(request)
         body = HoldBody(data=request.data)
         body.is_valid(raise_exception=True)
         lifecycle.set_hold(database or "", origin=self.origin, **body.validated_data)
-        return _state(database)
+        return _state(request)
 
     @schema.documented(
         "async_migrations_hold_lift",
@@ -126,18 +130,30 @@ class HoldDoor(Door):
     )
     def delete(self, request: Request) -> Response:
         database = request.query_params.get("database")
+        if scope_of(request).databases is not None:
+            _refuse_unknown_database(request)
         asking.lift(database or "", self.origin)
-        return _state(database)
+        return _state(request)
 
 
-def _state(database: str | None) -> Response:
-    in_force = list(lifecycle.holds_in_force(database))
-    past = lifecycle.holds() if database is None else lifecycle.holds().filter(database__in=("", database))
-    state: dict[str, Any] = {"held": bool(in_force), "holds": in_force, "history": past[:_HISTORY]}
+def _state(request: Request) -> Response:
+    """Answer what is held for who asks: a hold on all databases is everybody's."""
+    database, known = request.query_params.get("database"), scope_of(request).databases
+    in_force, past = lifecycle.holds_in_force(database), lifecycle.holds()
+    if database is not None:
+        past = past.filter(database__in=("", database))
+    if known is not None:
+        in_force, past = (found.filter(database__in=("", *known)) for found in (in_force, past))
+    holds = list(in_force)
+    state: dict[str, Any] = {"held": bool(holds), "holds": holds, "history": past[:_HISTORY]}
     return Response(HoldsSerializer(state).data)
 
 
-def _refuse_unknown_database(alias: str | None) -> None:
-    known = lifecycle.databases()
-    if alias is not None and alias not in known:
-        raise ValidationError({"database": [f"There is no such target. There are: {', '.join(known)}."]})
+def _refuse_unknown_database(request: Request) -> None:
+    """Raise ValidationError for a target that is not there for who asks, OutOfScope where all would be meant."""
+    alias, scope = request.query_params.get("database"), scope_of(request)
+    if alias is None and scope.databases is not None:
+        raise permissions.OutOfScope(request, "all databases at once; name one with ?database=")
+    there = list(filter(scope.covers, lifecycle.databases()))
+    if alias is not None and alias not in there:
+        raise ValidationError({"database": [f"There is no such target. There are: {', '.join(there)}."]})

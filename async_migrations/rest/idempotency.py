@@ -27,6 +27,7 @@ from rest_framework.request import Request
 from ..conf import conf
 from ..models import AsyncMigrationKey
 from .problems import KeyInUse, KeyReused
+from .scopes import scope_of
 
 logger = logging.getLogger("async_migrations")
 
@@ -109,6 +110,8 @@ def _decide(found: AsyncMigrationKey | None, payload: str, token: uuid.UUID) -> 
 def _payload(request: Request) -> str:
     """Return the digest of everything about a request that says what is wanted."""
     said = [request.method, request.get_full_path(), request.content_type, request.headers.get("If-Match")]
+    if (databases := scope_of(request).databases) is not None:  # An answer to another token may tell of others.
+        said.append(json.dumps(sorted(databases)))
     return hashlib.sha256(json.dumps(said).encode() + b"\n" + request.body).hexdigest()
 
 

@@ -19,10 +19,13 @@ from ..errors import ExecutionError
 from ..execution import janitor
 from . import examples, permissions, schema
 from .door import Door
+from .scopes import scope_of
 from .serializers import DropBody, DropSerializer, LeftoversSerializer
 
 
 class JanitorDoor(Door):
+    scoped_by = "door"
+
     @schema.documented(
         "async_migrations_janitor_list",
         "List what builds have left behind",
@@ -32,7 +35,8 @@ class JanitorDoor(Door):
         examples=(schema.example("One leftover", examples.LEFTOVERS, 200),),
     )
     def get(self, request: Request) -> Response:
-        return Response(LeftoversSerializer([_look_at(alias) for alias in janitor.databases()], many=True).data)
+        targets = filter(scope_of(request).covers, janitor.databases())
+        return Response(LeftoversSerializer([_look_at(alias) for alias in targets], many=True).data)
 
 
 def _look_at(alias: str) -> dict[str, Any]:
@@ -48,6 +52,7 @@ class JanitorDropDoor(Door):
     """Whoever may run migrations may: the same DROP could be asked for as a migration, and nothing of use is lost."""
 
     http_method_names = ["post"]
+    scoped_by = "door"
     permission = permissions.RUN
     actions = {"POST": "drop_leftover"}
 
@@ -67,7 +72,8 @@ class JanitorDropDoor(Door):
         ),
     )
     def post(self, request: Request) -> Response:
-        body = DropBody(data=request.data)
+        targets = list(filter(scope_of(request).covers, janitor.databases()))
+        body = DropBody(data=request.data, context={"targets": targets})
         body.is_valid(raise_exception=True)
         database, schema_name, name = (body.validated_data[field] for field in ("database", "schema", "name"))
         dropped = asking.drop(database, schema_name, name, self.origin, tasks.ask_to_drop)

@@ -11,6 +11,8 @@ from rest_framework.exceptions import NotAuthenticated, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
+from .scopes import scope_of
+
 VIEWERS = "async_migrations viewers"
 OPERATORS = "async_migrations operators"
 
@@ -21,6 +23,17 @@ CANCEL = "async_migrations.cancel_asyncmigrationstatus"
 ROLLBACK = "async_migrations.rollback_asyncmigrationstatus"
 TUNE = "async_migrations.tune_asyncmigrationstatus"
 HOLD = "async_migrations.hold_asyncmigrationstatus"
+
+#: What the scope of a token calls each of them.
+_VERBS = {
+    VIEW: "view",
+    RUN: "run",
+    FORCE: "force",
+    CANCEL: "cancel",
+    ROLLBACK: "rollback",
+    TUNE: "tune",
+    HOLD: "hold",
+}
 
 
 class PermissionMissing(PermissionDenied):
@@ -38,6 +51,25 @@ class PermissionMissing(PermissionDenied):
         self.members = {"missing_permission": permission}
 
 
+class OutOfScope(PermissionDenied):
+    """The user may, but the token that was sent is limited to less."""
+
+    def __init__(self, request: Request, what: str) -> None:
+        super().__init__(
+            f"This token is limited to: {scope_of(request)}. It is not for {what}. Nothing was done. An administrator "
+            "can make another one: manage.py create_api_token."
+        )
+
+
+def require(request: Request, permission: str) -> None:
+    """Raise PermissionMissing where the user has not the permission, OutOfScope where the token is not for it."""
+    if not request.user.has_perm(permission):
+        raise PermissionMissing(request.user.get_username(), permission)
+    # What no scope can name is for nobody whose token has one.
+    if not scope_of(request).allows(_VERBS.get(permission, permission)):
+        raise OutOfScope(request, permission)
+
+
 class HasPermissionOfDoor(BasePermission):
     """Let pass whoever has what the view asks for; NotAuthenticated and PermissionMissing for the others."""
 
@@ -45,7 +77,5 @@ class HasPermissionOfDoor(BasePermission):
         user = request.user
         if user is None or not user.is_authenticated:
             raise NotAuthenticated("Send a token: Authorization: Bearer TOKEN. See manage.py create_api_token.")
-        wanted = view.permission_for(request.method)
-        if not user.has_perm(wanted):
-            raise PermissionMissing(user.get_username(), wanted)
+        require(request, view.permission_for(request.method))
         return True

@@ -19,6 +19,7 @@ from .serializers import PreflightSerializer
 
 class PreflightDoor(Door):
     parameters = frozenset({"direction"})
+    scoped_by = "migration"
 
     @schema.documented(
         "async_migrations_preflight",

@@ -1,89 +1,101 @@
-"""The token that a request comes with, its user, and what the user may do: in one query, whose SQL is made once.
-
-Every request begins with it. Left to Django it would be three queries, made anew each time: half of what a poll costs.
-"""
+"""Tokens of the API: made, listed and revoked here and nowhere else. A token's text is known to its maker alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
-from functools import cache
-from hmac import compare_digest
+from datetime import datetime, timedelta
 from typing import Any
 
-from django.conf import settings
 from django.contrib.auth import get_user_model
-from django.contrib.auth.models import Permission, PermissionsMixin
-from django.contrib.postgres.expressions import ArraySubquery
-from django.db import connections, router
-from django.db.models import OuterRef, Value
-from django.db.models.functions import Concat
-from knox.crypto import hash_token
+from django.db import router, transaction
+from django.db.models import QuerySet
 from knox.models import get_token_model
 from knox.settings import CONSTANTS
 
-_KEY = "the key of the token"  # stands in the parameters for the one that a request has
+from ..lifecycle import Origin, audit
+from ..models import AsyncMigrationTokenScope
+from .scopes import EVERYTHING, Scope, scope_of_token, with_scope
+
+logger = logging.getLogger("async_migrations")
+
+#: Characters of a token that tell it from others, and open nothing.
+SHOWN = 8
 
 
 @dataclass(frozen=True)
-class _Lookup:
-    """The query by the key of a token.
+class Known:
+    """A token as people may see it: without its text and its digest. expires_at: None for never."""
 
-    token, user: the fields that it reads of both, in order. permissions: it reads those of the user and of the groups.
+    prefix: str
+    user: str
+    created_at: datetime
+    expires_at: datetime | None
+    scope: Scope
+
+
+def create(user: Any, origin: Origin, *, lifetime: timedelta | None, scope: Scope = EVERYTHING, role: str = "") -> str:
+    """Make a token and return its text, which is kept nowhere.
+
+    lifetime: None for one that never expires. role: that the user has, for the audit.
     """
-
-    sql: str
-    parameters: tuple[Any, ...]
-    token: list[str]
-    user: list[str]
-    permissions: bool
-
-
-def find(token: str) -> Any:
-    """Return the knox token with this text, its user at hand; None where nobody has it."""
-    digest = hash_token(token)
-    candidates = _candidates(token[: CONSTANTS.TOKEN_KEY_LENGTH])
-    return next((found for found in candidates if compare_digest(digest, found.digest)), None)
+    with transaction.atomic(using=_alias()):
+        token, text = get_token_model().objects.db_manager(_alias()).create(user=user, expiry=lifetime)
+        if scope != EVERYTHING:
+            limits = {"verbs": scope.verbs, "databases": scope.databases}
+            said = {name: None if names is None else sorted(names) for name, names in limits.items()}
+            AsyncMigrationTokenScope.objects.using(_alias()).create(digest=token.digest, **said)
+        audit.enter("create_token", origin, after={**_entered(token), "role": role, "scope": str(scope)})
+    _log("token_created", known(token, scope))
+    return str(text)
 
 
-def _candidates(key: str) -> Iterator[Any]:
-    using = router.db_for_read(get_token_model())
-    lookup = _lookup(using)
-    with connections[using].cursor() as cursor:
-        cursor.execute(lookup.sql, [key if given == _KEY else given for given in lookup.parameters])
-        found = cursor.fetchall()
-    for values in found:
-        of_token, rest = values[: len(lookup.token)], values[len(lookup.token) :]
-        token = get_token_model().from_db(using, lookup.token, of_token)
-        token.user = get_user_model().from_db(using, lookup.user, rest[: len(lookup.user)])
-        if lookup.permissions and not token.user.is_superuser:
-            # Where django.contrib.auth keeps what it has read itself. Other names, and it would only read once more.
-            token.user._user_perm_cache, token.user._group_perm_cache = map(set, rest[len(lookup.user) :])
-        yield token
+def tokens(*, user: str | None = None, prefix: str = "") -> QuerySet[Any]:
+    """Return the tokens, the newest first: of one user, and of those whose text begins so."""
+    found = get_token_model().objects.using(_alias()).filter(token_key__startswith=prefix[: CONSTANTS.TOKEN_KEY_LENGTH])
+    if user is not None:
+        found = found.filter(**{f"user__{get_user_model().USERNAME_FIELD}": user})
+    return with_scope(found).select_related("user").order_by("-created")
 
 
-@cache
-def _lookup(using: str) -> _Lookup:
-    user: Any = get_user_model()
-    of_token = [field.attname for field in get_token_model()._meta.concrete_fields]
-    wanted = {user._meta.pk.name, user.USERNAME_FIELD, "is_active", "is_superuser"}
-    of_user = [field.attname for field in user._meta.concrete_fields if field.name in wanted]
-    # Another backend may see it differently, and another database has no arrays: there it is asked each time.
-    permissions = (
-        settings.AUTHENTICATION_BACKENDS == ["django.contrib.auth.backends.ModelBackend"]
-        and issubclass(user, PermissionsMixin)
-        and connections[using].vendor == "postgresql"
+def known(token: Any, scope: Scope | None = None) -> Known:
+    """Return what people may see of a token out of `tokens`."""
+    said = scope_of_token(token) if scope is None else scope
+    return Known(token.token_key[:SHOWN], token.user.get_username(), token.created, token.expiry, said)
+
+
+def revoke(chosen: QuerySet[Any], origin: Origin) -> list[Known]:
+    """Take tokens out of force, with the next request of whoever has one, and return what they were."""
+    with transaction.atomic(using=_alias()):
+        found = list(chosen.select_for_update(of=("self",)))
+        digests = [token.digest for token in found]
+        get_token_model().objects.using(_alias()).filter(digest__in=digests).delete()
+        # Behind the tokens: without its scope a token would have all that its user has.
+        AsyncMigrationTokenScope.objects.using(_alias()).filter(digest__in=digests).delete()
+        for token in found:
+            audit.enter("revoke_token", origin, before=_entered(token))
+    gone = [known(token) for token in found]
+    for token in gone:
+        _log("token_revoked", token)
+    return gone
+
+
+def _entered(token: Any) -> dict[str, Any]:
+    """Return what the audit says of a token."""
+    return {"user": token.user.get_username(), "expires_at": token.expiry, "token": audit.shown(token.digest)}
+
+
+def _alias() -> str:
+    return router.db_for_write(get_token_model())
+
+
+def _log(kind: str, token: Known) -> None:
+    logger.info(
+        kind,
+        extra={
+            "token_prefix": token.prefix,
+            "user": token.user,
+            "expires_at": token.expires_at,
+            "scope": str(token.scope),
+        },
     )
-    arrays = {"of_user": _named(user=OuterRef("user_id")), "of_groups": _named(group__user=OuterRef("user_id"))}
-    found = get_token_model().objects.using(using).filter(token_key=_KEY).order_by()
-    columns = [*of_token, *(f"user__{name}" for name in of_user)]
-    if permissions:
-        found, columns = found.annotate(**arrays), [*columns, *arrays]
-    sql, parameters = found.values_list(*columns).query.get_compiler(using).as_sql()
-    return _Lookup(sql, parameters, of_token, of_user, permissions)
-
-
-def _named(**of: Any) -> ArraySubquery:
-    """Return the permissions, as `user.has_perm` is asked for them."""
-    found = Permission.objects.filter(**of).order_by()
-    return ArraySubquery(found.values_list(Concat("content_type__app_label", Value("."), "codename")))

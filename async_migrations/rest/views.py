@@ -21,6 +21,7 @@ from ..states import TERMINAL, Status
 from . import examples, pagination, permissions, schema, waiting
 from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
+from .scopes import Scope, scope_of
 from .serializers import (
     EmptyBody,
     EventSerializer,
@@ -34,6 +35,7 @@ from .serializers import (
 
 
 class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
+    scoped_by = "door"
     filter_backends = (DjangoFilterBackend,)
     filterset_class = MigrationFilter
     pagination_class = pagination.MigrationPages
@@ -43,7 +45,8 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
     repeatable = frozenset({"status", "ordering"})
 
     def get_queryset(self) -> QuerySet[AsyncMigrationStatus]:
-        return lifecycle.rows().defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
+        rows = scope_of(self.request).among(lifecycle.rows())
+        return rows.defer("sql_forwards", "sql_backwards", "sql_digest", "options").order_by("-id")
 
     @schema.documented(
         "async_migrations_list",
@@ -61,6 +64,8 @@ class ListDoor(Door, GenericAPIView[AsyncMigrationStatus]):
 
 
 class DetailDoor(Door):
+    scoped_by = "migration"
+
     @schema.documented(
         "async_migrations_retrieve",
         "Look at a migration",
@@ -95,6 +100,7 @@ def _has_news(pk: int, known: str) -> bool:
 
 
 class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
+    scoped_by = "migration"
     pagination_class = pagination.Pages
     serializer_class = EventSerializer
     queryset = AsyncMigrationEvent.objects.all()
@@ -118,6 +124,8 @@ class EventsDoor(Door, GenericAPIView[AsyncMigrationEvent]):
 
 
 class SummaryDoor(Door):
+    scoped_by = "door"
+
     @schema.documented(
         "async_migrations_summary",
         "Count migrations",
@@ -126,20 +134,23 @@ class SummaryDoor(Door):
         examples=(schema.example("One runs, one waits", examples.SUMMARY, 200),),
     )
     def get(self, request: Request) -> Response:
-        return Response(SummarySerializer(_summary()).data)
+        return Response(SummarySerializer(_summary(scope_of(request))).data)
 
 
-def _summary() -> dict[str, Any]:
+def _summary(scope: Scope) -> dict[str, Any]:
     by_status = dict.fromkeys(Status.values, 0)
     by_database: dict[str, dict[str, int]] = {}
+    waits = lifecycle.waits()
     for database, status, count in lifecycle.counts():
+        if not scope.covers(database):
+            continue
         by_status[status] += count
         by_database.setdefault(database, {})[status] = count
     return {
         "total": sum(by_status.values()),
         "by_status": by_status,
         "by_database": by_database,
-        "oldest_in_line_seconds": max(lifecycle.waits().values(), default=None),
+        "oldest_in_line_seconds": max(map(waits.__getitem__, filter(scope.covers, waits)), default=None),
     }
 
 
@@ -150,14 +161,15 @@ class VerbDoor(Door):
     """POST a wish. Asking again is harmless; what a lost answer said can be had by asking once more."""
 
     http_method_names = ["post"]
+    scoped_by = "migration"
     body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
     goals: ClassVar[frozenset[Status]]
 
     def answer(self, request: Request, pk: int) -> Response:
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
-        if body.validated_data.get("force") and not request.user.has_perm(permissions.FORCE):
-            raise permissions.PermissionMissing(request.user.get_username(), permissions.FORCE)
+        if body.validated_data.get("force"):
+            permissions.require(request, permissions.FORCE)
         with if_unchanged(request, pk):
             answer = ask(self.actions["POST"], pk, self.origin, **body.validated_data)
         row = answer.migration

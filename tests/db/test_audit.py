@@ -26,7 +26,7 @@ from async_migrations.states import Status
 
 from .conftest import query
 
-append_only = import_module("async_migrations.migrations.0004_append_only")
+append_only = import_module("async_migrations.migrations.0003_append_only")
 
 pytestmark = pytest.mark.django_db(databases=["default", "second"])
 

@@ -47,6 +47,7 @@ FLOORS = {
     "admin": 5,
     "admin_parts": 5,
     "admin_records": 5,
+    "admin_tokens": 5,
     "checks": 5,
     "apps": 5,
     "management": 5,

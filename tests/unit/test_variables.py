@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -44,6 +46,35 @@ def test_a_database_url_that_makes_no_sense(url):
     ) as caught:
         variables.databases(POSTGRES | {"DATABASE_URL_SECOND": url})
     assert "hid" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["//u:hid?den@h/d", "//u:hid[den]@h/d", "//u:hid[den@h/d", "//u:hid#den@h:x/d", "//u:hidden", "//u:hid/den",
+     "//h:x/d?a=hid@den", "//u:hid\u2100den@h/d", "//hid?den@h:1/x"],
+)  # fmt: skip
+@pytest.mark.parametrize("scheme", ["postgresql", "redis", "amqp", "mysql"])
+def test_no_error_and_nothing_behind_it_holds_a_part_of_the_password(scheme, url):
+    name, read = ("DATABASE_URL", variables.databases) if "sql" in scheme else ("BROKER_URL", variables.broker)
+    try:
+        read({name: f"{scheme}:{url}"})
+    except ImproperlyConfigured as exc:
+        told = "".join(traceback.format_exception(exc))
+        assert not [part for part in ("hid", "den") if part in told], told
+
+
+@pytest.mark.parametrize("text", ["yes", "-1", "1.5"])
+def test_a_number_that_is_none(text):
+    with pytest.raises(ImproperlyConfigured, match="SECURE_HSTS_SECONDS"):
+        variables.count({"SECURE_HSTS_SECONDS": text}, "SECURE_HSTS_SECONDS", default=0)
+
+
+def test_the_header_of_a_proxy():
+    name = "SECURE_PROXY_SSL_HEADER"
+    assert variables.header({}, name) is None
+    assert variables.header({name: "X-Forwarded-Proto: https"}, name) == ("HTTP_X_FORWARDED_PROTO", "https")
+    with pytest.raises(ImproperlyConfigured, match="X-Forwarded-Proto: https"):
+        variables.header({name: "https"}, name)
 
 
 def test_no_database_at_all():

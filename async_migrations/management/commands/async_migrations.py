@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import InterfaceError, OperationalError, ProgrammingError
+from django.db import InterfaceError, OperationalError, ProgrammingError, connections
 from django.utils import timezone
 
 from async_migrations import lifecycle
@@ -27,9 +27,10 @@ from async_migrations.execution.findings import ERROR
 from async_migrations.execution.janitor import Leftover
 from async_migrations.lifecycle import Answer, Wanted, audit
 from async_migrations.limits import OutOfLimits
-from async_migrations.management import auditing, many, webhooks
+from async_migrations.management import auditing, grants, many, webhooks
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display
+from async_migrations.management.grants import Roles
 from async_migrations.management.origin import origin
 from async_migrations.management.waiting import GATE_EXITS, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
@@ -72,6 +73,7 @@ class Command(BaseCommand):
             "janitor": self._janitor,
             "webhooks": self._webhooks,
             "audit": self._audit,
+            "grants": self._grants,
         }
         try:
             with _log_level(logging.WARNING if options["verbosity"] < 2 else logging.NOTSET):
@@ -236,6 +238,15 @@ class Command(BaseCommand):
 
     def _audit(self, options: Options) -> Exit:
         (auditing.prune if options["prune"] else auditing.export)(self.display, options)
+        return Exit.DONE
+
+    def _grants(self, options: Options) -> Exit:
+        """Print the SQL for one database, the control database unless said otherwise; nothing is asked or changed."""
+        alias = options["database"] or conf.control_database
+        if alias not in connections:
+            raise CommandError(f"There is no database {alias!r}: {', '.join(connections)}.", returncode=Exit.REFUSED)
+        owner = options["owner"] or (options["migrate"] if alias != conf.control_database else None)
+        self.stdout.write(grants.sql(alias, Roles(options["api"], options["worker"], options["migrate"], owner)))
         return Exit.DONE
 
     def _drop(self, leftover: Leftover) -> Exit:

@@ -1,4 +1,7 @@
-"""`manage.py create_api_token NAME --role viewer|operator --expires 90d`: a token for a script, shown once."""
+"""`manage.py create_api_token NAME --role viewer|operator --expires 90d`: a token for a script, shown once.
+
+`--verb` and `--database`, both repeatable, limit it to less than the role has.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ import re
 from datetime import timedelta
 from typing import Any
 
-from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import OperationalError, ProgrammingError, router, transaction
+from django.db import router, transaction
 
-from async_migrations.lifecycle import audit
-from async_migrations.lifecycle.audit import shown
+from async_migrations import lifecycle
 from async_migrations.management.origin import origin
+from async_migrations.management.tokens import needed, or_say_what_is_missing
 
 ROLES = {"viewer": "async_migrations viewers", "operator": "async_migrations operators"}
 
@@ -41,35 +43,52 @@ class Command(BaseCommand):
         parser.add_argument("name", help="who the token is for; it is what the history of a migration will say")
         parser.add_argument("--role", choices=sorted(ROLES), required=True, help="viewer reads, operator also acts")
         parser.add_argument("--expires", default="90d", help="30d, 12h or never; default 90d")
+        parser.add_argument(
+            "--verb",
+            action="append",
+            dest="verbs",
+            metavar="VERB",
+            help="only this, and reading; repeatable: view, run (pause, resume), force, cancel, rollback, tune, hold",
+        )
+        parser.add_argument(
+            "--database",
+            action="append",
+            dest="databases",
+            metavar="ALIAS",
+            help="only migrations of these targets, nothing else is there for it; may be repeated",
+        )
 
     def handle(self, *args: Any, name: str, role: str, expires: str, **options: Any) -> None:
-        if not apps.is_installed("knox"):
-            raise CommandError("Tokens are kept by django-rest-knox: add 'knox' to INSTALLED_APPS, then migrate.")
+        needed()
         lifetime = parse_expiry(expires)
-        try:
-            known, token = self._make(name, role, lifetime)
-        except (OperationalError, ProgrammingError) as exc:
-            reason = " ".join(str(exc).split())
-            raise CommandError(
-                f"No token was made. Is the database up, and has manage.py migrate been run? It says: {reason}"
-            ) from exc
+        with or_say_what_is_missing("No token was made."):
+            known, token = self._make(name, role, lifetime, _scope(options["verbs"], options["databases"]))
         until = f"expires in {_in_words(lifetime)}" if lifetime else "never expires"
         self.stderr.write(f"Token for {name}, {role}; it {until} and cannot be shown again.")
         if known:
             self.stderr.write(f"{name} was there before: older tokens stay valid, and all of them are {role} now.")
         self.stdout.write(token)
 
-    def _make(self, name: str, role: str, expires: timedelta | None) -> tuple[bool, str]:
-        from knox.models import get_token_model
+    def _make(self, name: str, role: str, expires: timedelta | None, scope: Any) -> tuple[bool, str]:
+        from async_migrations.rest import tokens
 
         with transaction.atomic(using=router.db_for_write(get_user_model())):
             user, known = _user(name)
             user.groups.remove(*Group.objects.filter(name__in=ROLES.values()))
             user.groups.add(_group(role))
-            made, token = get_token_model().objects.create(user=user, expiry=expires)
-            said = {"user": name, "role": role, "expires_at": made.expiry, "token": shown(made.digest)}
-            audit.enter("create_token", origin(), after=said)
-        return known, str(token)
+            return known, tokens.create(user, origin(), lifetime=expires, scope=scope, role=role)
+
+
+def _scope(verbs: list[str] | None, databases: list[str] | None) -> Any:
+    """Return what the token is limited to; CommandError for what does not exist: it would silently open nothing."""
+    from async_migrations.rest.scopes import VERBS, Scope
+
+    if unknown := sorted(set(verbs or ()) - set(VERBS)):
+        raise CommandError(f"--verb {unknown[0]}: there is no such verb. There are: {', '.join(VERBS)}.")
+    there = lifecycle.databases() if databases else []
+    if unknown := sorted(set(databases or ()) - set(there)):
+        raise CommandError(f"--database {unknown[0]}: there is no such target. There are: {', '.join(there)}.")
+    return Scope(*(None if names is None else frozenset(names) for names in (verbs, databases)))
 
 
 def _user(name: str) -> tuple[Any, bool]:

@@ -98,6 +98,6 @@ def _under_test() -> bool:
 
 
 class Migration(migrations.Migration):
-    dependencies = [("async_migrations", "0003_audit")]
+    dependencies = [("async_migrations", "0002_groups")]
 
     operations = [migrations.RunPython(protect, release, elidable=False)]
