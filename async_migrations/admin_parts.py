@@ -48,7 +48,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 def refuse_permission(request: HttpRequest, action: str, row: Any = None) -> None:
     """Enter in the audit that somebody asked for what is not allowed to them."""
     migration = row if isinstance(row, AsyncMigrationStatus) else None
-    database = row.database if row else ""
+    database = getattr(row, "database", "")
     audit.refuse(action, origin_of(request, Channel.ADMIN), "permission_denied", "", row=migration, database=database)
 
 

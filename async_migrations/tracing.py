@@ -47,17 +47,17 @@ def span(name: str, attributes: Attributes, *, kind: str = "internal", parent: s
         set_status_on_exception=False,
     ) as current:
 
-        def tell(more: Attributes) -> None:
+        def mark(more: Attributes) -> None:
             current.set_attributes(_named(more))
             if more.get(ERROR):
                 current.set_status(trace.Status(trace.StatusCode.ERROR))
 
         try:
-            yield tell
+            yield mark
         except Exception as exc:
             # What has no code is mostly no error: somebody asked to stop, or it is not its turn.
             code = getattr(exc, "code", None)
-            tell({ERROR: str(code)} if code else {"ended_by": type(exc).__name__})
+            mark({ERROR: str(code)} if code else {"ended_by": type(exc).__name__})
             raise
 
 

@@ -110,12 +110,12 @@ def _work(orders: Orders, session: Session, definition: Definition, walked: Keys
 
 
 def _walk(orders: Orders, session: Session, definition: Definition, walked: Keyset, lane: Lane) -> None:
-    with tracing.span("lane", {"lane": lane.number}, parent=orders.migration.traceparent) as tell:
+    with tracing.span("lane", {"lane": lane.number}, parent=orders.migration.traceparent) as mark:
         walk = Walk(orders, session, definition, walked, lane)
         try:
             walk.carry_out()
         finally:
-            tell({"rows": walk.rows})
+            mark({"rows": walk.rows})
 
 
 class _Backfill:

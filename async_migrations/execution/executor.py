@@ -73,10 +73,10 @@ def execute(lease: Lease, nudge: Nudge) -> None:
     row = lease.migration
     about = {"id": row.pk, "name": row.name, "database": row.database, "kind": row.kind, "direction": row.direction}
     about |= {"attempt": lease.attempt, "worker": lease.worker}
-    with tracing.span("attempt", about, kind="consumer", parent=row.traceparent) as tell:
+    with tracing.span("attempt", about, kind="consumer", parent=row.traceparent) as mark:
         outcome = _execute(lease, nudge)
         error = outcome.error.code if isinstance(outcome, Failed) else None
-        tell({"outcome": type(outcome).__name__, tracing.ERROR: error})
+        mark({"outcome": type(outcome).__name__, tracing.ERROR: error})
 
 
 def _execute(lease: Lease, nudge: Nudge) -> Outcome:

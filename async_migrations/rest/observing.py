@@ -26,12 +26,12 @@ def observed(request: HttpRequest) -> Iterator[Callable[[HttpResponseBase], None
         nonlocal status, waited
         status, waited = response.status_code, "Preference-Applied" in response.headers
         failed = str(status) if status >= 500 else None
-        tell({"http.response.status_code": status, tracing.ERROR: failed})
+        mark({"http.response.status_code": status, tracing.ERROR: failed})
 
     method, door = request.method or "", _door(request.resolver_match.route if request.resolver_match else "")
     about = {"http.request.method": method, "http.route": door, "request_id": current_request_id()}
     parent = request.headers.get("traceparent", "")
-    with tracing.span(f"{method} {door}", about, kind="server", parent=parent) as tell:
+    with tracing.span(f"{method} {door}", about, kind="server", parent=parent) as mark:
         try:
             yield seen
         finally:

@@ -165,7 +165,7 @@ def test_the_database_is_away(viewer, migration, monkeypatch, error):
 
 
 def test_the_database_is_away_already_for_the_credentials(monkeypatch):
-    monkeypatch.setattr("async_migrations.rest.tokens.find", raising(OperationalError("away")))
+    monkeypatch.setattr("async_migrations.rest.token_lookup.find", raising(OperationalError("away")))
     response = Client().get(LIST, headers={"Authorization": "Bearer x"})
     assert_problem(response, 503, "database_unavailable")
 

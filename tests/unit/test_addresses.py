@@ -59,7 +59,8 @@ def test_one_private_address_among_several_is_enough_to_refuse():
 
 def test_every_kind_of_event_that_the_code_writes_can_be_wanted():
     written: set[str] = set()
-    for path in APP.rglob("*.py"):
+    engine = ("lifecycle", "execution", "webhooks")
+    for path in [APP / "tasks.py", *(path for room in engine for path in (APP / room).rglob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and _name(node) in {"note", "record", "remark", "tell"}:
                 constants = [each for argument in node.args[:3] for each in ast.walk(argument)]
