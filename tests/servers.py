@@ -1,7 +1,8 @@
 """Loaded with `-p tests.servers`: PostgreSQL and Redis for the tests, before Django reads its settings.
 
 Real servers are used where DATABASE_URL and BROKER_URL name them; whatever is missing is started from wheels in a
-temporary directory and stopped at the end.
+temporary directory and stopped at the end. Where several processes share the tests out (`-n`), each has servers of its
+own: roles, queues and what is killed belong to nobody else.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ POSTGRES_SETTINGS = {
     "max_prepared_transactions": "5",
 }
 
+_SERVERS = ("DATABASE_URL", "DATABASE_URL_SECOND", "BROKER_URL")
+# Which of these the process that shares the tests out has started itself: its workers do not use them.
+_OWN = "TESTS_HAVE_THEIR_OWN"
+_PROCESSES = 2  # as many as CI has cores; tests mostly wait, and what they start needs the rest
+
 servers = ExitStack()
 
 
@@ -41,6 +47,12 @@ def pytest_load_initial_conftests() -> Generator[None, object, object]:
     return (yield)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Share the tests out unless they have to use the same servers."""
+    return _PROCESSES if {"DATABASE_URL", "BROKER_URL"} <= set(os.environ[_OWN].split()) else 0
+
+
 def pytest_unconfigure() -> None:
     """Stop what was started."""
     servers.close()
@@ -53,12 +65,15 @@ def _let_children_hear_ctrl_c() -> None:
 
 
 def _start() -> None:
+    for name in os.environ.pop(_OWN, "").split():
+        del os.environ[name]
+    missing = [name for name in _SERVERS if not os.environ.get(name)]
     directory = Path(servers.enter_context(tempfile.TemporaryDirectory(prefix="async-migrations-tests-")))
     embedded = servers.enter_context(
         start_embedded(
             directory,
-            postgres=not os.environ.get("DATABASE_URL"),
-            redis=not os.environ.get("BROKER_URL"),
+            postgres="DATABASE_URL" in missing,
+            redis="BROKER_URL" in missing,
             settings=POSTGRES_SETTINGS,
         )
     )
@@ -70,6 +85,7 @@ def _start() -> None:
         "SECRET_KEY": "for-tests-only",
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "LOG_FORMAT": "console",
+        _OWN: " ".join(missing),
     }
     os.environ.pop("ALLOW_SCHEDULED_MIGRATIONS", None)
 

@@ -13,10 +13,10 @@ from async_migrations.states import NOTABLE, Direction, Kind, Status
 
 EPILOG = """exit codes:
   0    done; with wait or --wait: all of them ended as wanted; gate: all are FINISHED
-  1    one failed or was cancelled
+  1    one failed or was cancelled; gate: one has failed, or waits for somebody
   2    wrong usage, no such migration, or not allowed in its status
   3    the database cannot be reached
-  75   still going on when the time was up; gate: in line, in progress, or waiting for somebody
+  75   still going on when the time was up; gate: in line or in progress
   130  interrupted; the migrations go on
 """
 

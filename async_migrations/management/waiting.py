@@ -26,7 +26,7 @@ GATE_EXITS = {
     gate.PASS: Exit.DONE,
     gate.FAILED: Exit.FAILED,
     gate.PENDING: Exit.STILL_GOING,
-    gate.BLOCKED: Exit.STILL_GOING,
+    gate.BLOCKED: Exit.FAILED,  # It waits for somebody: trying again would not help.
 }
 
 

@@ -6,10 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import transaction
 
 from async_migrations.client.watching import Exit
+from async_migrations.conf import conf
 from async_migrations.errors import WebhookRefused
 from async_migrations.management.display import Display
+from async_migrations.management.origin import origin
 from async_migrations.models import AsyncMigrationDelivery, AsyncMigrationWebhook
 from async_migrations.states import NOTABLE
 from async_migrations.webhooks import couriers, deliveries, endpoints
@@ -17,11 +20,11 @@ from async_migrations.webhooks import couriers, deliveries, endpoints
 Options = dict[str, Any]
 
 
-def act(options: Options, display: Display, who: str) -> Exit:
+def act(options: Options, display: Display) -> Exit:
     """Carry one action out. Raises CommandError for what is refused, with the exit code for that."""
     actions: dict[str, Callable[[], Exit]] = {
         "list": lambda: _list(display),
-        "add": lambda: _add(options, display, who),
+        "add": lambda: _add(options, display),
         "deliveries": lambda: _deliveries(options, display),
         "resend": lambda: _resend(options, display),
         "send": lambda: _send(display),
@@ -46,10 +49,11 @@ def _list(display: Display) -> Exit:
     return Exit.DONE
 
 
-def _add(options: Options, display: Display, who: str) -> Exit:
-    webhook = endpoints.add(
-        options["name"], options["url"], who, events=options["events"] or NOTABLE, databases=options["database"]
-    )
+def _add(options: Options, display: Display) -> Exit:
+    wanted = {"events": options["events"] or NOTABLE, "databases": options["database"]}
+    with transaction.atomic(using=conf.control_database):
+        webhook = endpoints.add(options["name"], options["url"], origin().by, **wanted)
+        endpoints.enter("add", webhook, origin())
     display.line(f"Added: {webhook.name}. Give its receiver this secret; `webhooks secret` prints it again.")
     return _secret(webhook, display)
 
@@ -72,19 +76,25 @@ def _test(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
 
 
 def _disable(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
-    endpoints.set_active(webhook, False)
+    with transaction.atomic(using=conf.control_database):
+        endpoints.enter("disable", webhook, origin())
+        endpoints.set_active(webhook, False)
     display.line(f"{webhook.name} is off; what was yet to be sent is given up.")
     return Exit.DONE
 
 
 def _enable(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
-    endpoints.set_active(webhook, True)
+    with transaction.atomic(using=conf.control_database):
+        endpoints.enter("enable", webhook, origin())
+        endpoints.set_active(webhook, True)
     display.line(f"{webhook.name} is on; what was given up is sent by `webhooks resend`.")
     return Exit.DONE
 
 
 def _remove(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
-    endpoints.remove(webhook)
+    with transaction.atomic(using=conf.control_database):
+        endpoints.enter("remove", webhook, origin())
+        endpoints.remove(webhook)
     display.line(f"Removed: {webhook.name}.")
     return Exit.DONE
 

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
@@ -13,7 +14,9 @@ from .. import lifecycle
 from ..admin_parts import ReadOnlyAdmin, moment
 from ..conf import conf
 from ..errors import WebhookRefused
+from ..lifecycle import Channel
 from ..models import AsyncMigrationDelivery, AsyncMigrationWebhook
+from ..rest.origin import origin_of
 from ..states import NOTABLE
 from . import deliveries, endpoints
 
@@ -65,11 +68,22 @@ class AsyncMigrationWebhookAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not change:
             endpoints.draw_secret(obj)
             obj.created_by = request.user.get_username()
-        obj.save(using=conf.control_database)
-        if not obj.active:
-            endpoints.set_active(obj, False)
+        with transaction.atomic(using=conf.control_database):
+            obj.save(using=conf.control_database)
+            if not obj.active:
+                endpoints.set_active(obj, False)
+            endpoints.enter("change" if change else "add", obj, origin_of(request, Channel.ADMIN))
         if not change:
             self._tell_secret(request, obj)
+
+    def delete_model(self, request: HttpRequest, obj: AsyncMigrationWebhook) -> None:
+        with transaction.atomic(using=conf.control_database):
+            endpoints.enter("remove", obj, origin_of(request, Channel.ADMIN))
+            endpoints.remove(obj)
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationWebhook]) -> None:
+        for webhook in queryset:
+            self.delete_model(request, webhook)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> Any:
         """Let the log go with its webhook, though nobody removes anything from it by hand."""

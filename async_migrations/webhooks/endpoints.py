@@ -17,6 +17,7 @@ from django.utils.crypto import salted_hmac
 from .. import lifecycle, states
 from ..conf import conf
 from ..errors import WebhookRefused
+from ..lifecycle import Origin, audit
 from ..models import AsyncMigrationDelivery, AsyncMigrationWebhook
 from ..states import Status
 from . import addresses
@@ -105,6 +106,12 @@ def set_active(webhook: AsyncMigrationWebhook, active: bool) -> None:
         pending.update(
             status=AsyncMigrationDelivery.Status.FAILED, next_attempt_at=None, error="The webhook was switched off."
         )
+
+
+def enter(verb: str, webhook: AsyncMigrationWebhook, origin: Origin) -> None:
+    """Enter in the audit what somebody has done to a webhook. verb: such as "add"."""
+    said = {name: getattr(webhook, name) for name in ("name", "url", "events", "databases", "active")}
+    audit.enter(f"{verb}_webhook", origin, detail=said)
 
 
 def draw_secret(webhook: AsyncMigrationWebhook) -> None:

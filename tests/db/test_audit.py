@@ -151,7 +151,7 @@ def replace_sql(row, sql):
         (f"DELETE FROM {AUDIT}", "DELETE on async_migrations_asyncmigrationaudit refused"),
         (f"UPDATE {EVENT} SET by = 'nobody'", "UPDATE on async_migrations_asyncmigrationevent refused"),
         (f"TRUNCATE {AUDIT}", "TRUNCATE on async_migrations_asyncmigrationaudit refused"),
-        (f"TRUNCATE {EVENT}", "TRUNCATE on async_migrations_asyncmigrationevent refused"),
+        (f"TRUNCATE {EVENT} CASCADE", "TRUNCATE on async_migrations_asyncmigrationevent refused"),
     ],
 )
 @pytest.mark.usefixtures("not_for_tests")

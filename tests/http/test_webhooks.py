@@ -15,7 +15,7 @@ from django.db import transaction
 
 from async_migrations import lifecycle
 from async_migrations.errors import WebhookRefused
-from async_migrations.models import AsyncMigrationDelivery
+from async_migrations.models import AsyncMigrationAudit, AsyncMigrationDelivery
 from async_migrations.states import Status
 from async_migrations.webhooks import couriers, deliveries, endpoints
 from tests.conftest import eventually, free_port
@@ -289,3 +289,12 @@ def test_the_command_refuses_and_shows(receiver):
     with pytest.raises(CommandError, match="no webhook 'ours'"):
         call("test", "ours")
     assert (call("list"), log()) == ("No webhooks.\n", [])
+
+
+def test_what_is_done_to_a_webhook_is_in_the_audit(receiver):
+    call("add", "ours", receiver.url)
+    for action in ("disable", "enable", "remove"):
+        call(action, "ours")
+    said = [(entry.action, entry.detail["url"]) for entry in AsyncMigrationAudit.objects.order_by("id")]
+    actions = ("add_webhook", "disable_webhook", "enable_webhook", "remove_webhook")
+    assert said == [(action, receiver.url) for action in actions]

@@ -234,7 +234,7 @@ class Command(BaseCommand):
         return max(codes, default=Exit.DONE)
 
     def _webhooks(self, options: Options) -> Exit:
-        return webhooks.act(options, self.display, origin().by)
+        return webhooks.act(options, self.display)
 
     def _audit(self, options: Options) -> Exit:
         (auditing.prune if options["prune"] else auditing.export)(self.display, options)
