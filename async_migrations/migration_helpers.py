@@ -41,6 +41,7 @@ def make_sql_migration(
     atomic: bool = True,
     settings: dict[str, str] | None = None,
     guard: str = "report",
+    window: str | None = None,
     priority: int = 0,
 ) -> tuple[Operation, Operation]:
     """Return (forwards, backwards) for `migrations.RunPython`: heavy SQL that `migrate` hands over to a worker.
@@ -57,6 +58,7 @@ def make_sql_migration(
     settings: further parameters of the session, e.g. {"maintenance_work_mem": "2GB"}.
     guard: what to do about sessions that queue behind a build for more than 0.3 s, and so make readers wait: "off",
         "report", or "protect", which cancels them.
+    window: times of day in which a statement may begin, e.g. "22:00-06:00 Europe/Berlin"; one under way is not ended.
     priority: the highest goes first among those in line on a database, -32768 to 32767.
 
     Raises InvalidDefinition, a ValueError, without a name, for SQL that is empty, cannot be read, or controls
@@ -71,6 +73,7 @@ def make_sql_migration(
         **({} if atomic else {"atomic": False}),
         **({"settings": dict(settings)} if settings else {}),
         **_guard(guard),
+        **_window(window),
     }
 
     return _operations(
@@ -164,18 +167,16 @@ def make_backfill_migration(
         raise InvalidDefinition("apply_on_sqlite carries SQL out; a function is called by workers, on PostgreSQL.")
     if not 1 <= lanes <= _MOST_LANES:
         raise InvalidDefinition(f"lanes is {lanes!r}: give 1 to {_MOST_LANES}.")
-    if window:
-        Window.parse(window)
     options = {
         **{option: value for option, value in numbers.items() if value is not None},
         **_durations(lock_timeout=lock_timeout),
         **_numbers(max_attempts, priority),
+        **_window(window),
         **_given(
             table=table,
             model=model,
             where=where.strip(),
             key=[key] if isinstance(key, str) else list(key),
-            window=window,
             update=bool(update),
             rollback_update=bool(rollback_update),
             settings=dict(settings or {}),
@@ -290,6 +291,13 @@ def _guard(mode: str) -> dict[str, str]:
     if mode not in modes:
         raise InvalidDefinition(f"guard is {mode!r}: say one of {', '.join(modes)}.")
     return {} if mode == Mode.REPORT.value else {"guard": mode}
+
+
+def _window(text: str | None) -> dict[str, str]:
+    if not text:
+        return {}
+    Window.parse(text)
+    return {"window": text}
 
 
 def _seconds(key: str, value: timedelta | float) -> float:

@@ -14,6 +14,7 @@ from . import duplicates, verify
 from .attempt import POLL_SECONDS, Attempt, Postponed, table_key
 from .session import Session
 from .statements import Effect, Index, IndexAction, Lock, Statement
+from .window import Window, require_open
 
 # Pauses between lock retries double from the first to the second of these, in seconds, each with +/- 50 % of jitter, so
 # that two who want the same lock do not meet again and again, and readers get their turn in between.
@@ -21,8 +22,13 @@ _LOCK_PAUSE_SECONDS = (0.5, 20.0)
 
 
 def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
-    """Carry one statement out, see that its effect is there, and mark it as done. Raises ExecutionError, LeaseLost."""
+    """Carry one statement out, see that its effect is there, and mark it as done.
+
+    Raises ExecutionError, LeaseLost, Interrupted, Postponed.
+    """
     attempt.go_on()
+    if window := attempt.migration.options.get("window"):
+        require_open(Window.parse(window))
     attempt.current = statement.number
     about = {"statement": statement.number, "digest": statement.digest, "effect": statement.effect.name}
     with tracing.span("statement", about):

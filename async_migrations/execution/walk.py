@@ -10,7 +10,7 @@ from typing import Any
 from .. import counting
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
-from .attempt import Interrupted, Postponed
+from .attempt import Interrupted
 from .changing import Changer, ProcessChanger, SqlChanger
 from .definition import PARTS, Condition, Definition
 from .keyset import Key, Keyset
@@ -19,7 +19,7 @@ from .orders import Orders, wishes
 from .pace import Pace
 from .session import Session
 from .throttle import Throttle, Throttling
-from .window import Window
+from .window import Window, require_open
 
 # How long a batch waits for a row that somebody else has locked. Its own rows stay locked for as long, so it is short.
 _ROW_LOCK_SECONDS = 0.2
@@ -323,8 +323,7 @@ class Walk:
     def _stand_by(self) -> None:
         """Wait until the database is healthy. Raises Interrupted when told to stop, Postponed out of the window."""
         self._orders.go_on()
-        if self._window is not None and (shut := self._window.opens_in(datetime.now(UTC))):
-            raise Postponed("waits for its window to open", shut.total_seconds())
+        require_open(self._window)
         if time.monotonic() - self._looked_at >= _THROTTLE_SECONDS:
             self._wait_until_healthy()
 

@@ -1,4 +1,4 @@
-"""The hours in which a backfill may work: "22:00-06:00 Europe/Berlin", "Mon-Fri 22:00-06:00; Sat-Sun 00:00-24:00"."""
+"""The hours in which a migration may work: "22:00-06:00 Europe/Berlin", "Mon-Fri 22:00-06:00; Sat-Sun 00:00-24:00"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, time, timedelta, tzinfo
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from ..errors import InvalidDefinition
+from .attempt import Postponed
 
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 _DAY = timedelta(days=1)
@@ -71,6 +72,12 @@ class Window:
         """
         waits = (opens - now for hours in self.hours for opens, closes in hours.around(now) if closes > now)
         return max(min(waits), timedelta())
+
+
+def require_open(window: Window | None) -> None:
+    """Raise Postponed while the window is shut; None is always open."""
+    if window is not None and (shut := window.opens_in(datetime.now(UTC))):
+        raise Postponed("waits for its window to open", shut.total_seconds())
 
 
 def _entry(part: str, text: str) -> re.Match[str]:

@@ -36,6 +36,11 @@ CONTROL: Mapping[str, tuple[str, str]] = {
     "async_migrations.AsyncMigrationStatus": ("SELECT, UPDATE {columns}", "SELECT, INSERT, UPDATE"),
     "async_migrations.AsyncMigrationEvent": ("SELECT, INSERT", "SELECT, INSERT"),
     "async_migrations.AsyncMigrationHold": ("SELECT, INSERT, UPDATE", "SELECT"),
+    # A worker enters what `migrate` asked for in a target.
+    "async_migrations.AsyncMigrationAudit": ("SELECT, INSERT", "SELECT, INSERT"),
+    # Whoever writes an event writes its deliveries; the workers send them. The admin looks after webhooks.
+    "async_migrations.AsyncMigrationWebhook": (_ALL, "SELECT, UPDATE"),
+    "async_migrations.AsyncMigrationDelivery": (_ALL, _ALL),
     "async_migrations.AsyncMigrationKey": (_ALL, ""),
     "async_migrations.AsyncMigrationRate": ("SELECT, INSERT, UPDATE", ""),
     "async_migrations.AsyncMigrationTokenScope": ("SELECT", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import UTC, datetime, timedelta
 
 import psycopg2
 import pytest
@@ -195,3 +196,22 @@ def test_a_reindex_leaves_nothing_behind_whether_it_fails_or_succeeds(migration,
     lifecycle.rows().filter(pk=row.pk).update(options={})
     assert carried_out(row).status == Status.FINISHED
     assert query("SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)'") == []
+
+
+def test_no_statement_begins_outside_of_its_window(migration) -> None:
+    now = datetime.now(UTC)
+    later, end = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (2, 3))
+    row = carried_out(migration("UPDATE book SET n = 7", window=f"{later}-{end} UTC"))
+    assert (row.status, row.attempt, row.phase) == (Status.STARTED, 0, "waits for its window to open")
+    assert row.run_at is not None
+    assert timedelta(minutes=118) < row.run_at - now <= timedelta(hours=2)
+    assert query("SELECT count(*) FROM book WHERE n = 7") == [(0,)]
+    lifecycle.cancel(row.pk, Origin("test"))
+    tasks.carry_out(row.pk)
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+
+
+def test_within_its_window_it_is_carried_out(migration) -> None:
+    now = datetime.now(UTC)
+    window = "-".join(f"{now + timedelta(hours=hours):%H:%M}" for hours in (-1, 1))
+    assert carried_out(migration("UPDATE book SET n = 7", window=window)).status == Status.FINISHED
