@@ -15,6 +15,7 @@ from django.db import connections
 from async_migrations import lifecycle, tasks
 from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationStatus
+from tests.conftest import eventually
 
 HEADER = """
 from django.db import migrations, models
@@ -123,3 +124,13 @@ def project(book: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting
 def row_of(name: str, database: str = "default") -> AsyncMigrationStatus:
     """Return the row of a migration."""
     return lifecycle.rows().get(name=name, database=database)
+
+
+IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'async-migrations idle'"
+
+
+@pytest.fixture
+def nobody_rests(transactional_db: None) -> None:
+    """End the sessions that a live API of other tests keeps: it opens new ones when it is asked again."""
+    query(f"SELECT pg_terminate_backend(pid) FROM ({IDLE}) AS idle")
+    eventually(lambda: not query(IDLE))

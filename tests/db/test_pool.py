@@ -11,7 +11,7 @@ from django.db import connections
 from async_migrations.execution.pool import LONGEST_SECONDS, sessions
 from async_migrations.models import AsyncMigrationStatus
 from tests.conftest import eventually
-from tests.db.conftest import carried_out, query
+from tests.db.conftest import IDLE, carried_out, query
 
 pytestmark = pytest.mark.usefixtures("control")
 
@@ -23,11 +23,10 @@ SELECT pg_backend_pid(), current_user, current_setting('work_mem'), current_sett
        current_setting('application_name'), to_regclass('pg_temp.scratch') IS NULL,
        (SELECT count(*) FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory')
 """
-IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'async-migrations idle'"
 
 
 @pytest.fixture(autouse=True)
-def keeping() -> Iterator[None]:
+def keeping(nobody_rests: None) -> Iterator[None]:
     """Keep sessions as a worker does, and a table for what a statement sees of its own."""
     query(
         "CREATE TABLE seen (pid int, who text, work_mem text, statement_timeout text, name text, clean bool, locks int)"

@@ -25,7 +25,7 @@ from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from async_migrations.states import Kind, Status
 from tests.conftest import eventually
-from tests.db.conftest import carried_out, index_is_valid, query
+from tests.db.conftest import IDLE, carried_out, index_is_valid, query
 from tests.db.test_pooler import multiplexer  # noqa: F401 - a fixture
 from tests.driving import OLD_SNAPSHOT, held
 from tests.standby import Standby, asked, standby
@@ -607,11 +607,9 @@ def test_a_run_does_not_look_for_what_takes_its_time(migration) -> None:
 
 # --- its session ---
 
-IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'async-migrations idle'"
-
 
 @pytest.fixture
-def lasting(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def lasting(nobody_rests: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have Django, and so the preflight, keep connections to the target."""
     monkeypatch.setitem(connections["default"].settings_dict, "CONN_MAX_AGE", 60)
     yield
@@ -636,6 +634,7 @@ def test_a_kept_session_whose_server_process_is_gone_is_replaced(migration) -> N
     assert codes(row) == set()
 
 
+@pytest.mark.usefixtures("nobody_rests")
 def test_no_session_is_kept_where_django_keeps_none(migration) -> None:
     assert codes(migration(BUILD)) == set()
     assert query(IDLE) == []
