@@ -22,7 +22,7 @@ demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, a
 	@exec $(RUN) -m examples.demo $(ARGS)
 
 test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
-	@exec $(RUN) -m pytest -n auto --dist loadfile $(ARGS)
+	@exec $(RUN) -m pytest -n auto --dist loadgroup $(ARGS)
 
 faults: $(STAMP) ## the fault suite in full, some 25 minutes; SEED=7 for the moments of an earlier run, ARGS=--write-report
 	@exec $(RUN) -m pytest tests/faults --faults-full $(if $(SEED),--faults-seed $(SEED)) $(ARGS)

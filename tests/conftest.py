@@ -67,6 +67,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "control" in getattr(item, "fixturenames", ()) and not item.get_closest_marker("django_db"):
             item.add_marker(committed)
+        # Shared out by file; and what commits, and so empties the tables, after what does not, as in one process.
+        item.add_marker(pytest.mark.xdist_group(f"{item.path}, {'committing' if _commits(item) else 'not committing'}"))
+
+
+def _commits(item: pytest.Item) -> bool:
+    marks = item.iter_markers("django_db")
+    return any(mark.kwargs.get("transaction") for mark in marks) or "transactional_db" in getattr(
+        item, "fixturenames", ()
+    )
 
 
 @pytest.fixture
