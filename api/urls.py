@@ -9,7 +9,7 @@ from api.document import DocumentView, PageView
 from async_migrations.rest.metrics import MetricsDoor
 
 urlpatterns = [
-    path("", RedirectView.as_view(url="/api/docs")),
+    path("", include("async_migrations.dashboard.urls")),
     path("healthz", health.alive, name="alive"),
     path("readyz", health.ready, name="ready"),
     path("metrics", MetricsDoor.as_view(), name="metrics"),

@@ -15,30 +15,19 @@ from django.urls import reverse
 from django.utils.html import format_html
 from django.utils.text import slugify
 
-from . import admin_records, states  # noqa: F401 - registers the pages beside these
+from . import admin_records, states, words  # noqa: F401 - registers the pages beside these
 from .admin_parts import ReadOnlyAdmin, json_block, may, moment, note, sql_block
-from .asking import ask, facts, refused, tell
+from .asking import LABELS, ask, facts, offered, refused, tell
 from .conf import conf
 from .errors import PreflightFailed, TransitionRefused
 from .lifecycle import Channel
 from .models import AsyncMigrationEvent, AsyncMigrationStatus
 from .rest.origin import origin_of
-from .states import Status, StopRequest
+from .states import Status
 from .words import asked_to, blockers, duration, throttling
 
 #: Events on the detail page; the rest is a link away.
 EVENTS_SHOWN = 100
-
-_LABELS = {"run": "Run", "pause": "Pause", "resume": "Go on", "cancel": "Cancel", "rollback": "Roll back…"}
-_ERROR_TERMS = {
-    "message": "What happened",
-    "detail": "Detail",
-    "hint": "What to do",
-    "statement": "Statement number",
-    "key": "Key of the row",
-    "code": "Code",
-    "sqlstate": "SQLSTATE",
-}
 
 
 @admin.register(AsyncMigrationStatus)
@@ -197,7 +186,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         return {
             "title": "Async migration",
             "verbs": list(self._verbs(request, row)),
-            "error": list(_error_in_words(row.meta.get("error") or {})),
+            "error": list(words.error(row.meta.get("error"))),
             "events": [{**vars(event), "detail_text": facts(event.detail)} for event in events],
             "events_count": count,
             "events_left_off": count - len(events),
@@ -205,9 +194,9 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         }
 
     def _verbs(self, request: HttpRequest, row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:
-        for verb in _offered(row):
+        for verb in offered(row):
             if may(request, verb):
-                yield {"action": f"{verb}_selected", "label": _LABELS[verb], "dangerous": verb == "rollback"}
+                yield {"action": f"{verb}_selected", "label": LABELS[verb], "dangerous": verb == "rollback"}
 
     # --- what people do --------------------------------------------------------------------------------------------
 
@@ -304,24 +293,8 @@ class AsyncMigrationEventAdmin(ReadOnlyAdmin):
         return json_block(event.detail)
 
 
-def _offered(row: AsyncMigrationStatus) -> tuple[str, ...]:
-    """Return the verbs that a person may want now, in the order of their buttons."""
-    if row.stop_requested == StopRequest.CANCEL:
-        return ()
-    if row.stop_requested == StopRequest.PAUSE:
-        return ("resume", "cancel")
-    retry = ("run",) if row.status in states.RETRY.sources and row.quarantined else ()
-    return retry + states.verbs_from(row.status)
-
-
 def _events_url(pk: object) -> str:
     return f"{reverse('admin:async_migrations_asyncmigrationevent_changelist')}?migration__id__exact={pk}"
-
-
-def _error_in_words(error: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, term in _ERROR_TERMS.items():
-        if error.get(key) not in (None, ""):
-            yield term, str(error[key])
 
 
 def _why_not(row: AsyncMigrationStatus) -> str:

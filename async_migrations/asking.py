@@ -1,4 +1,4 @@
-"""What people ask for in the admin and at the command line, and what they are told, in words."""
+"""What people ask for on the pages and at the command line, and what they are told, in words."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import QuerySet
 
-from . import lifecycle, tasks, words
+from . import lifecycle, states, tasks, words
 from .errors import PreflightFailed, TransitionRefused
 from .execution import janitor, preflight
 from .lifecycle import Answer, Origin, audit
 from .limits import OutOfLimits
 from .models import AsyncMigrationHold, AsyncMigrationStatus
-from .states import RUN, Status
+from .states import RUN, Status, StopRequest
 
 #: What may become of one of many.
 OUTCOMES = ("accepted", "unchanged", "refused", "not_found")
 
 #: How many may be asked for at once.
 MOST = 500
+
+#: What the button of each verb says.
+LABELS = {"run": "Run", "pause": "Pause", "resume": "Go on", "cancel": "Cancel", "rollback": "Roll back…"}
 
 
 _VERBS: dict[str, Callable[[int, Origin], Answer]] = {
@@ -33,6 +36,16 @@ _VERBS: dict[str, Callable[[int, Origin], Answer]] = {
     "cancel": lifecycle.cancel,
     "rollback": lifecycle.rollback,
 }
+
+
+def offered(row: AsyncMigrationStatus) -> tuple[str, ...]:
+    """Return the verbs that a person may want now, in the order of their buttons."""
+    if row.stop_requested == StopRequest.CANCEL:
+        return ()
+    if row.stop_requested == StopRequest.PAUSE:
+        return ("resume", "cancel")
+    retry = ("run",) if row.status in states.RETRY.sources and row.quarantined else ()
+    return retry + states.verbs_from(row.status)
 
 
 def ask(

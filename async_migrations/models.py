@@ -457,6 +457,7 @@ class AsyncMigrationAudit(models.Model):
 
         API = "api", "API"
         ADMIN = "admin", "Admin"
+        DASHBOARD = "dashboard", "Operators' page"
         COMMAND = "command", "Command line"
         MIGRATE = "migrate", "migrate"
         CODE = "code", "Code of the project"

@@ -1,11 +1,11 @@
-"""How a migration is put into words, for the admin and for both commands: without Django, from plain values.
+"""How a migration is put into words, for the pages and for both commands: without Django, from plain values.
 
 A row is what the HTTP contract calls so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,41 @@ Row = Mapping[str, Any]
 
 #: What `state` reads of a row.
 OF_THE_STATE = ("status", "direction", "stop_requested", "run_at", "attempt", "meta")
+
+_ERROR_TERMS = {
+    "message": "What happened",
+    "detail": "Detail",
+    "hint": "What to do",
+    "statement": "Statement number",
+    "key": "Key of the row",
+    "code": "Code",
+    "sqlstate": "SQLSTATE",
+}
+
+# What an event says; what is not here is said by its own name.
+_EVENTS = {
+    "schedule": "Recorded by migrate",
+    "run": "Asked to run",
+    "retry": "Asked to try the rows again that were set aside",
+    "rollback": "Asked to be rolled back",
+    "withdraw": "Withdrawn: nothing of it had run",
+    "claim": "A worker began",
+    "release": "Given back by the worker, to go on later",
+    "pause": "Paused",
+    "resume": "Asked to go on",
+    "cancel": "Cancelled",
+    "succeed": "Done: what it was to bring about is there",
+    "fail": "Failed",
+    "reap": "The worker was gone; taken from it",
+    "tuned": "Tuned",
+    "throttled": "Waited for a healthier database",
+    "guard_report": "A session queued behind it for the table",
+    "guard_cancel": "A session that queued behind it for the table was cancelled",
+    "lock_retry": "Tried again to get a lock",
+    "statement_done": "A statement is done",
+    "found_done": "Found done already",
+    "row_set_aside": "A row was set aside",
+}
 
 
 def state(row: Row) -> str:
@@ -69,6 +104,13 @@ def ended(row: Row, wanted: str) -> str:
     return f"{row['id']} {row['name']} on {row['database']} ended as {row['status']}, not {wanted}. {why}".rstrip()
 
 
+def error(said: Mapping[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """Yield the term and the text of each thing that is known of an error, in the shape of `meta.error`."""
+    for key, term in _ERROR_TERMS.items():
+        if said and said.get(key) not in (None, ""):
+            yield term, str(said[key])
+
+
 def asked_to(stop_requested: str | None) -> str:
     """Say what a stop request wants of the worker: "stop" for good, "pause"; empty when there is none."""
     return {"cancel": "stop", "pause": "pause"}.get(stop_requested or "", "")
@@ -86,6 +128,12 @@ def throttling(throttled: Mapping[str, Any] | None) -> str:
     measured = [str(throttled["value"])] if throttled.get("value") is not None else []
     measured += [f"limit {throttled['limit']}"] if throttled.get("limit") is not None else []
     return ": ".join(filter(None, (f"throttled by {throttled['reason']}", ", ".join(measured))))
+
+
+def event(said: Mapping[str, Any]) -> str:
+    """Say what happened to a migration: "A worker began, attempt 2"."""
+    what = _EVENTS.get(said["kind"], str(said["kind"]).replace("_", " ").capitalize())
+    return f"{what}, attempt {said['attempt']}" if said["kind"] == "claim" else what
 
 
 def gate(verdict: Mapping[str, Any]) -> list[str]:

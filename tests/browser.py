@@ -45,6 +45,11 @@ class Browser:
         self.tell("Page.navigate", url=url)
         self._until(lambda event: event.get("method") == "Page.loadEventFired")
 
+    def follow(self, script: str) -> None:
+        """Do what leads to another page; return when that is there."""
+        self.tell("Runtime.evaluate", expression=script)
+        self._until(lambda event: event.get("method") == "Page.loadEventFired")
+
     def run(self, script: str) -> Any:
         """Return the value of an expression in the page; a promise is waited for."""
         done = self.tell("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)

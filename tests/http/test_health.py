@@ -68,8 +68,9 @@ def test_nothing_can_be_written_there(method):
     assert (answer.status_code, answer["Allow"], answer.json()["code"]) == (405, "GET, HEAD", "method_not_allowed")
 
 
-def test_the_front_page_leads_to_the_docs(client):
-    assert client.get("/").headers["Location"] == "/api/docs"
+@pytest.mark.django_db
+def test_the_front_page_asks_who_it_is(client):
+    assert client.get("/").headers["Location"] == "/login?next=/"
 
 
 @pytest.mark.parametrize("path", ["/api/docs/", "/api/schema/", "/api/async-migrations/", "/readyz/"])

@@ -1,0 +1,164 @@
+"""What people press: each button asks `asking` or `lifecycle`, as everybody else does, and says what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from django.contrib import messages
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import redirect, render
+
+from .. import asking, lifecycle
+from ..errors import PreflightFailed, TransitionRefused
+from ..lifecycle import Channel
+from ..limits import NUMBERS, OutOfLimits
+from ..models import AsyncMigrationStatus
+from ..rest.origin import origin_of
+from ..states import Status
+from .door import door, require, sorry
+from .pages import tunables
+
+#: What can be asked of several at once.
+OF_MANY = ("run", "cancel", "rollback")
+_SAID = 20  # refusals that are told one by one
+
+
+@door("GET", "HEAD", "POST")
+def one(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
+    """Ask for a verb; for a dangerous one after its name was typed. GET shows what would be asked for."""
+    forced = verb == "force"
+    if verb not in asking.LABELS and not forced:
+        return sorry(request, 404, "There is no such page", "The address names nothing that can be asked for.")
+    row = lifecycle.get(pk)
+    require(request, verb, row)
+    if forced:
+        require(request, "run", row)
+    typed = request.POST.get("name", "").strip()
+    wrong = _is_dangerous(verb, row) and typed not in (row.name, last_part(row.name))
+    if request.method != "POST" or wrong:
+        context = {
+            "row": row,
+            "verb": verb,
+            "named": _is_dangerous(verb, row),
+            "wrong": typed,
+            "last": last_part(row.name),
+        }
+        return render(request, "async_migrations/dashboard/confirm.html", context, status=400 if typed else 200)
+    return _carry_out(request, row, "run" if forced else verb, force=forced)
+
+
+def _carry_out(request: HttpRequest, row: AsyncMigrationStatus, verb: str, *, force: bool) -> HttpResponseRedirect:
+    origin = origin_of(request, Channel.DASHBOARD)
+    try:
+        answer = asking.ask(verb, row.pk, origin, force=force)
+    except PreflightFailed as exc:
+        asking.refused(verb, origin, exc, row)
+        messages.error(request, str(exc))
+        return redirect("dashboard:preflight", pk=row.pk)
+    except TransitionRefused as exc:
+        asking.refused(verb, origin, exc, row)
+        messages.error(request, str(exc))
+    else:
+        messages.add_message(request, messages.SUCCESS if answer.changed else messages.INFO, asking.tell(answer))
+    return redirect("dashboard:detail", pk=row.pk)
+
+
+@door("POST")
+def many(request: HttpRequest) -> HttpResponse:
+    """Ask for a verb on each of the chosen migrations, after one page that lists them."""
+    verb = request.POST.get("verb", "")
+    if verb not in OF_MANY:
+        return sorry(request, 400, "Nothing was asked for", f"What several can be asked for: {', '.join(OF_MANY)}.")
+    require(request, verb)
+    pks = [int(pk) for pk in request.POST.getlist("pk") if pk.isdecimal() and len(pk) < 19][: asking.MOST]
+    rows = list(lifecycle.rows().filter(pk__in=pks).order_by("-id"))
+    if not rows:
+        messages.warning(request, "No migration is chosen. Tick the boxes in front of some, then press the button.")
+        return redirect("dashboard:list")
+    if not request.POST.get("confirmed"):
+        fitting = [row for row in rows if verb in asking.offered(row)]
+        others = [row for row in rows if row not in fitting]
+        context = {"verb": verb, "rows": fitting, "others": others}
+        return render(request, "async_migrations/dashboard/many.html", context)
+    _tell(request, _each(verb, rows, request))
+    return redirect("dashboard:list")
+
+
+def _each(verb: str, rows: Sequence[AsyncMigrationStatus], request: HttpRequest) -> list[tuple[str, str]]:
+    """Return for each what became of it, one of `asking.OUTCOMES`, and why it was refused."""
+    origin = origin_of(request, Channel.DASHBOARD)
+    if verb != "rollback":
+        items = asking.ask_each(verb, [row.pk for row in rows], origin, among=lifecycle.rows())
+        return [(item.outcome, str(item.error or "")) for item in items]
+    outcomes = []
+    for row in rows:
+        try:
+            outcomes.append(("accepted" if asking.ask(verb, row.pk, origin).changed else "unchanged", ""))
+        except TransitionRefused as exc:
+            asking.refused(verb, origin, exc, row)
+            outcomes.append(("refused", str(exc)))
+        except AsyncMigrationStatus.DoesNotExist as exc:
+            asking.refused(verb, origin, exc, row)
+            outcomes.append(("not_found", ""))
+    return outcomes
+
+
+def _tell(request: HttpRequest, outcomes: Sequence[tuple[str, str]]) -> None:
+    counts = {outcome: [said for kind, said in outcomes if kind == outcome] for outcome in asking.OUTCOMES}
+    told = ", ".join(f"{len(found)} {outcome.replace('_', ' ')}" for outcome, found in counts.items() if found)
+    messages.add_message(request, messages.SUCCESS if counts["accepted"] else messages.INFO, f"{told}.".capitalize())
+    for said in counts["refused"][:_SAID]:
+        messages.error(request, said)
+
+
+@door("POST")
+def tune(request: HttpRequest, pk: int) -> HttpResponse:
+    """Set the numbers of the form; an empty field takes back what was set."""
+    row = lifecycle.get(pk)
+    require(request, "tune", row)
+    origin = origin_of(request, Channel.DASHBOARD)
+    try:
+        answer = lifecycle.tune(pk, origin, _changes(request, row))
+    except (OutOfLimits, TransitionRefused) as exc:
+        asking.refused("tune", origin, exc, row)
+        messages.error(request, f"Nothing was changed. {exc}")
+    else:
+        messages.success(request, asking.tell_tuned(answer))
+    return redirect("dashboard:detail", pk=pk)
+
+
+def _changes(request: HttpRequest, row: AsyncMigrationStatus) -> dict[str, Any]:
+    return {
+        field["name"]: _number(field["name"], request.POST[field["name"]].strip())
+        for field in tunables(row)
+        if field["name"] in request.POST
+    }
+
+
+def _number(name: str, text: str) -> float | str | None:
+    """Return the number that was typed, None for nothing; what is none is for `limits` to refuse."""
+    try:
+        return (int(text) if NUMBERS[name].whole else float(text)) if text else None
+    except ValueError:
+        return text
+
+
+@door("POST")
+def lift(request: HttpRequest) -> HttpResponse:
+    """End the hold that was set for a database, or for all of them."""
+    database = request.POST.get("database", "")
+    require(request, "lift", database=database)
+    lifted = asking.lift(database, origin_of(request, Channel.DASHBOARD))
+    said = f"Lifted: {database or 'all databases'}. What was held goes on." if lifted else "It was lifted already."
+    messages.add_message(request, messages.SUCCESS if lifted else messages.INFO, said)
+    return redirect("dashboard:overview")
+
+
+def last_part(name: str) -> str:
+    """Return the last part of a name, which is enough to type."""
+    return name.rpartition(".")[2]
+
+
+def _is_dangerous(verb: str, row: AsyncMigrationStatus) -> bool:
+    return verb in ("rollback", "force") or (verb == "cancel" and row.status == Status.IN_PROGRESS)
