@@ -9,18 +9,18 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from django.db import IntegrityError
-from django.db.models import F, Q, QuerySet, Subquery
-from django.db.models.functions import Now
+from django.db.models import F, Q, QuerySet, Subquery, Value
 
 from .. import states
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..models import AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
+from . import compiled
 from .audit import Origin
 from .hold import held, is_held
 from .line import free_slot, in_line, with_taken
-from .moves import Lease, move, record_where, rows
+from .moves import NOW, Lease, move, record_where, rows
 
 _UNLEASED: dict[str, Any] = {
     "lease_token": None,
@@ -32,7 +32,9 @@ _UNLEASED: dict[str, Any] = {
     "phase": "",
 }
 
-_BESIDE = -1  # In place of an id; there is no such row.
+_BESIDE = compiled.Slot("beside")
+
+_ALL_DONE = F("progress_total")
 
 # Who loses a race for the first in line looks again; each time somebody else has got on.
 _TRIES = 10
@@ -46,10 +48,9 @@ def claim(pk: int, worker: str) -> Lease | None:
 
 def claim_first(beside: int, worker: str) -> Lease | None:
     """Take the lease of what is first in line on the database of this migration; None when nothing can be claimed."""
-    sql, parameters = _first_in_line(conf.control_database)
+    first = _first_in_line(conf.control_database)
     for _ in range(_TRIES):
-        found = rows().raw(sql, [beside if value == _BESIDE else value for value in parameters])
-        row = next(iter(found), None)
+        row = compiled.read(first.text, first.filled({_BESIDE: beside}))
         if row is None or free_slot(row) is None:
             return None
         if lease := _take(row, worker):
@@ -58,15 +59,20 @@ def claim_first(beside: int, worker: str) -> Lease | None:
 
 
 @cache
-def _first_in_line(alias: str) -> tuple[str, tuple[Any, ...]]:
-    """Return the query for the first in line beside the migration `_BESIDE`, and its parameters.
+def _first_in_line(alias: str) -> compiled.Sql:
+    """Return the query for the first in line beside the migration `_BESIDE`."""
+    database = Subquery(rows().filter(pk=Value(_BESIDE)).order_by().values("database"))
+    return compiled.select(with_taken(in_line().filter(database=database))[:1], alias)
 
-    Made once: every message asks it, and to put it together takes Django longer than PostgreSQL to answer it.
-    """
-    database = Subquery(rows().filter(pk=_BESIDE).order_by().values("database"))
-    first = with_taken(in_line().filter(database=database))[:1]
-    sql, parameters = first.query.get_compiler(alias).as_sql()
-    return sql, tuple(parameters)
+
+@cache
+def _not_held(alias: str) -> Q:
+    return Q(~is_held())
+
+
+@cache
+def _in(seconds: float) -> Any:
+    return NOW + timedelta(seconds=seconds)
 
 
 def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
@@ -80,17 +86,17 @@ def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
             row,
             Status.IN_PROGRESS,
             Origin(worker),
-            Q(~is_held()),  # A hold that is set between the look and this one counts.
+            _not_held(conf.control_database),  # A hold that is set between the look and this one counts.
             attempt=lease.attempt,
             lease_token=lease.token,
-            lease_expires_at=_lease_end(),
+            lease_expires_at=_in(conf.lease_seconds),
             slot=slot,
             phase="",
             worker=worker,
             has_run=True,
             meta={**row.meta, "job_id": str(lease.token)},
-            started_at=row.started_at or Now(),
-            heartbeat_at=Now(),
+            started_at=row.started_at or NOW,
+            heartbeat_at=NOW,
         )
     except IntegrityError:  # Another migration took the last place on this database in the same moment.
         return None
@@ -111,7 +117,7 @@ def renew(lease: Lease, **progress: Any) -> Asked:
     Raises LeaseLost when the row holds another token, or none.
     """
     leased = _leased(lease)
-    if not leased.update(lease_expires_at=_lease_end(), heartbeat_at=Now(), updated_at=Now(), **progress):
+    if not leased.update(lease_expires_at=_in(conf.lease_seconds), heartbeat_at=NOW, updated_at=NOW, **progress):
         raise LeaseLost
     asked = leased.values_list("stop_requested", "tuning", is_held()).first()
     if asked is None:
@@ -131,7 +137,7 @@ def succeed(lease: Lease, *before: tuple[str, dict[str, Any]], **counted: Any) -
     before: kind and detail of events that come before it. counted: progress as it is at the end, where it was counted.
     """
     end = Status.ROLLED_BACK if lease.migration.direction == Direction.BACKWARDS else Status.FINISHED
-    changes: dict[str, Any] = {"progress_done": F("progress_total"), "eta_seconds": None, "finished_at": Now()}
+    changes: dict[str, Any] = {"progress_done": _ALL_DONE, "eta_seconds": None, "finished_at": NOW}
     if end == Status.ROLLED_BACK:
         changes["has_run"] = False
     _end(states.SUCCEED, lease, end, before=before, **changes | counted)
@@ -140,12 +146,12 @@ def succeed(lease: Lease, *before: tuple[str, dict[str, Any]], **counted: Any) -
 def fail(lease: Lease, error: ExecutionError, **counted: Any) -> None:
     """Write ERROR with what happened, what it means and what to do. counted: as for `succeed`."""
     meta = {"job_id": str(lease.token), "error": error.as_meta()}
-    _end(states.FAIL, lease, Status.ERROR, meta=meta, finished_at=Now(), detail={"error": error.as_meta()}, **counted)
+    _end(states.FAIL, lease, Status.ERROR, meta=meta, finished_at=NOW, detail={"error": error.as_meta()}, **counted)
 
 
 def cancelled(lease: Lease) -> None:
     """Write CANCELLED: the stop request was obeyed and the leftovers are gone."""
-    _end(states.CANCEL, lease, Status.CANCELLED, finished_at=Now())
+    _end(states.CANCEL, lease, Status.CANCELLED, finished_at=NOW)
 
 
 def paused(lease: Lease) -> None:
@@ -167,7 +173,7 @@ def release(
 
     reason: why it waits, for the row.
     """
-    changes: dict[str, Any] = {"run_at": Now() + delay if delay else None, "dispatched_at": None}
+    changes: dict[str, Any] = {"run_at": NOW + delay if delay else None, "dispatched_at": None}
     detail: dict[str, Any] = {"delay_seconds": round(delay.total_seconds(), 3)}
     if error is None:
         changes["attempt"] = lease.attempt - 1
@@ -203,16 +209,16 @@ def _end(
 def reap() -> list[int]:
     """Take the lease from every worker that has been silent for too long; return what is in line again."""
     again = []
-    for row in rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=Now()):
+    for row in rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=NOW):
         used_up = row.attempt >= row.max_attempts and not row.stop_requested
         changes: dict[str, Any] = {"dispatched_at": None}
         if used_up:
             error = _worker_lost(row)
-            changes = {"meta": {**row.meta, "error": error.as_meta()}, "finished_at": Now()}
+            changes = {"meta": {**row.meta, "error": error.as_meta()}, "finished_at": NOW}
         elif row.attempt >= row.max_attempts:
             changes["attempt"] = row.attempt - 1  # What is left of it is to clean up, and that must be possible.
         to = Status.ERROR if used_up else Status.STARTED
-        expired = Q(lease_expires_at__lt=Now())
+        expired = Q(lease_expires_at__lt=NOW)
         if move(
             states.REAP, row, to, Origin("reconciler"), expired, detail={"worker": row.worker}, **_UNLEASED, **changes
         ):
@@ -226,10 +232,6 @@ def _worker_lost(row: AsyncMigrationStatus) -> ExecutionError:
         message=f"The worker {row.worker} fell silent in attempt {row.attempt}, the last of {row.max_attempts}.",
         hint="Find out why the workers die (memory, restarts), then run the migration again: it goes on where it was.",
     )
-
-
-def _lease_end() -> Any:
-    return Now() + timedelta(seconds=conf.lease_seconds)
 
 
 def _leased(lease: Lease) -> QuerySet[AsyncMigrationStatus]:

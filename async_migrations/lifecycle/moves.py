@@ -8,20 +8,19 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 from django.db import connections, transaction
-from django.db.models import Field, Q, QuerySet
+from django.db.models import Field, Q, QuerySet, Value
 from django.db.models.functions import Now
-from django.db.models.sql import UpdateQuery
 
 from .. import counting, tracing
 from ..conf import conf
 from ..models import AsyncMigrationDelivery, AsyncMigrationEvent, AsyncMigrationStatus, AsyncMigrationWebhook
 from ..signals import migration_moved
 from ..states import Direction, Status, Transition
-from . import audit
+from . import audit, compiled
 from .audit import Origin
 
 logger = logging.getLogger("async_migrations")
@@ -38,6 +37,11 @@ FROM {AsyncMigrationWebhook._meta.db_table} AS webhook CROSS JOIN events
 WHERE webhook.active AND webhook.events ?| ARRAY[events.kind, events.to_status]::text[]
     AND (webhook.databases = '[]' OR webhook.databases ? %s)
 """  # noqa: S608 - names and values of our own
+
+_ID = compiled.Slot("id")
+
+#: The moment of a statement, on the clock of the database.
+NOW = Now()
 
 # What tells that a row has not been moved since it was read.
 _SAME = ("status", "direction", "attempt", "lease_token")
@@ -76,7 +80,16 @@ def rows() -> QuerySet[AsyncMigrationStatus]:
 
 def get(pk: int) -> AsyncMigrationStatus:
     """Return a migration as it is now; AsyncMigrationStatus.DoesNotExist when there is none."""
-    return rows().get(pk=pk)
+    by_id = _by_id(conf.control_database)
+    row = compiled.read(by_id.text, by_id.filled({_ID: pk}))
+    if row is None:
+        raise AsyncMigrationStatus.DoesNotExist(f"There is no migration {pk}.")
+    return row
+
+
+@cache
+def _by_id(alias: str) -> compiled.Sql:
+    return compiled.select(rows().filter(pk=Value(_ID)), alias)
 
 
 def fresh(origin: Origin, direction: Direction, run_at: datetime | None = None) -> dict[str, Any]:
@@ -88,7 +101,7 @@ def fresh(origin: Origin, direction: Direction, run_at: datetime | None = None) 
         "requested_by": origin.by,
         "request_id": origin.request_id,
         "traceparent": tracing.carried(),
-        "requested_at": Now(),
+        "requested_at": NOW,
         "run_at": run_at,
         "dispatched_at": None,
         "started_at": None,
@@ -133,20 +146,17 @@ def move(
     events = [_event(row, kind, origin, detail=earlier, attempt=attempt) for kind, earlier in before]
     events.append(_event(row, transition.name, origin, to_status=to, detail=detail or {}, attempt=attempt))
     was, becomes = audit.difference(row, {"status": to, **changes}) if asked else ({}, {})
-    as_entered = {name: value for name, value in was.items() if name not in _SAME}
-    query = cast("UpdateQuery", same(row).filter(*conditions, **as_entered).query.chain(UpdateQuery))
-    query.add_update_values({"status": to, "updated_at": Now(), **changes})
-    update, parameters = query.get_compiler(conf.control_database).as_sql()
+    known = {**was, "id": row.pk, **{name: getattr(row, name) for name in _SAME}}
+    update, parameters = compiled.update({"status": to, "updated_at": NOW, **changes}, known, conditions)
     also, values = "", list[Any]()
     if asked:
         wanted = audit.entry(asked, origin, row=row, before=was, after=becomes, detail=detail or {})
         insert, values = audit.as_inserted(wanted, "moved")
         also = f", audit AS ({insert})"
-    moved = rows().raw(
+    written = compiled.read(
         f"{_with_events(f'{update} RETURNING *', len(events))}{also} SELECT * FROM moved",  # noqa: S608 - names of our own
         [*parameters, *(value for event in events for value in _values(event)), row.database, *values],
     )
-    written = next(iter(moved), None)
     if written is None:
         return False
     row.__dict__.update(written.__dict__)
