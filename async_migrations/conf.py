@@ -142,6 +142,10 @@ class Conf:
     throttle_wraparound_vacuum = Setting[float | None](
         0, _limit, "vacuums against wraparound that may work on the table, or off."
     )
+    throttle_foreground_writes = Setting[float | None](
+        20, _limit, "writing transactions a second of others above which a backfill goes gently, or off."
+    )
+    gentle_duty_cycle = Setting(0.2, _share, "share of the time that a backfill is at work while it goes gently.")
     throttle_callables = Setting[tuple[str, ...]](
         (), _names, "dotted paths of functions: alias -> reason to wait, or None."
     )

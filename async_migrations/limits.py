@@ -44,8 +44,15 @@ NUMBERS: dict[str, Number] = {
 }
 #: What `run` may say besides the time.
 TERMS: dict[str, Number] = {"priority": NUMBERS["priority"], "max_attempts": Number(1, 1000, whole=True)}
-#: What a health check compares with; None leaves that check out.
-THRESHOLDS = ("replica_lag_seconds", "lock_waiters", "active_sessions", "wal_archive_queue", "wraparound_vacuum")
+#: What a health check compares with; None leaves that check out. Above the last one it goes gently, and does not wait.
+THRESHOLDS = (
+    "replica_lag_seconds",
+    "lock_waiters",
+    "active_sessions",
+    "wal_archive_queue",
+    "wraparound_vacuum",
+    "foreground_writes",
+)
 THRESHOLD = Number(0, 1_000_000_000_000)
 
 #: Every name that live tuning knows.

@@ -20,7 +20,7 @@ from .definition import Definition, definition_of
 from .heartbeat import Progress, Stop
 from .keyset import Keyset, keyset
 from .lanes import Lane, Lanes, lane_application_name
-from .orders import Follower, Holder, Orders
+from .orders import CHANGING, Follower, Holder, Orders
 from .session import Session
 from .walk import Walk, changer
 
@@ -183,7 +183,7 @@ class _Backfill:
 
     def _walk(self) -> None:
         """Work in every lane that is free until none is left unfinished."""
-        self._attempt.heartbeat.phase = "changing rows"
+        self._attempt.heartbeat.phase = CHANGING
         while (state := self._lanes.state()).unfinished:
             self._free = max(0, state.free - 1)
             self._call_for_help()

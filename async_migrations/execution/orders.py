@@ -25,6 +25,9 @@ from .session import Backend, Session
 
 logger = logging.getLogger("async_migrations")
 
+#: The phase of a backfill that is at it.
+CHANGING = "changing rows"
+
 # Seconds between two looks whether a pause is to be cut short.
 _LOOK_SECONDS = 0.2
 
@@ -54,6 +57,9 @@ class Orders(Protocol):
 
     def throttled(self, why: dict[str, Any] | None) -> None:
         """Let the row say why it waits; None: it goes on."""
+
+    def goes_gently(self, why: str) -> None:
+        """Let the row say why it goes gently; empty: it does not."""
 
     def tell(self, kind: str, **detail: Any) -> None:
         """Add an event to the history."""
@@ -88,6 +94,9 @@ class Holder:
 
     def throttled(self, why: dict[str, Any] | None) -> None:
         self._attempt.heartbeat.throttled = why
+
+    def goes_gently(self, why: str) -> None:
+        self._attempt.heartbeat.phase = f"{CHANGING}, {why}" if why else CHANGING
 
     def tell(self, kind: str, **detail: Any) -> None:
         lifecycle.note(self._attempt.lease, kind, **detail)
@@ -133,6 +142,9 @@ class Follower:
 
     def throttled(self, why: dict[str, Any] | None) -> None:
         """Leave the row to the holder of the lease, who is held up by the same."""
+
+    def goes_gently(self, why: str) -> None:
+        """Leave that to the holder of the lease, too."""
 
     def tell(self, kind: str, **detail: Any) -> None:
         lifecycle.remark(self.migration.pk, kind, lifecycle.Origin(self.worker), **detail)

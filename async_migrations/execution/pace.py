@@ -10,15 +10,21 @@ A batch that took more than twice its time says at once what the database can ta
 average. Growth is at most twofold, so that a lucky batch costs little; the size stays between 1 and the bound.
 
 The rest after a batch that took t is t * (1 - d) / d, so that the work takes the share d of the time, its duty cycle.
+
+While others write it goes gently: a commit of theirs waits until the disk has all that a batch has written before, so
+a batch is to take no longer than such a commit may, and the disk is to be done with it before the next one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 _GAIN = 0.25
 _OUTLIER = 2.0
 _GROWTH = 2.0
+
+# Seconds of a batch while it goes gently: some hundred rows. Far smaller ones would be nothing but their commits.
+_GENTLE_SECONDS = 0.003
 
 #: Rows of the first batch, before anything is known.
 FIRST = 1000
@@ -37,6 +43,10 @@ class Wishes:
     delay: float
     duty: float
     rows_per_second: float | None
+
+    def gently(self, duty: float) -> Wishes:
+        """Return what is asked for while others write. duty: share of the time at work then."""
+        return replace(self, target=min(self.target, _GENTLE_SECONDS), duty=min(self.duty, duty))
 
 
 class Pace:

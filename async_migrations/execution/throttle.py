@@ -11,6 +11,11 @@ wal_archive_queue    WAL files that are not archived yet: the disk fills up
 wraparound_vacuum    autovacuums of the table that cannot be put off, and that every dead row makes longer
 
 Our own sessions count for none of them.
+
+One signal is no reason to wait but to go gently, in small batches with long rests:
+
+foreground_writes    writing transactions a second of others in the whole server. Each waits as it commits until all
+                     that was written before it, by a batch most of all, is on the disk
 """
 
 from __future__ import annotations
@@ -31,6 +36,8 @@ PATIENCE_SECONDS = 0.1
 
 #: Seconds between two looks into the directory of the archiver, which may hold thousands of files.
 ARCHIVE_SECONDS = 5.0
+
+_GENTLY = "foreground_writes"
 
 #: Of what a broken function says, so much goes into the row.
 _LONGEST_REASON = 200
@@ -83,6 +90,8 @@ class Throttle:
         self.unavailable: tuple[str, ...] = ()
         self._behind: dict[str, float] = {}
         self._archive = (float("-inf"), 0)
+        self._transactions: int | None = None
+        self._counted: tuple[float, int, int] | None = None
         if self.limits:
             self._learn_abilities()
 
@@ -104,13 +113,27 @@ class Throttle:
         """Return the first reason to wait, None when there is none. Raises ExecutionError."""
         values = self._values() if self.limits else {}
         for name, limit in self.limits.items():
-            if (value := values[name]) > limit:
+            if name != _GENTLY and (value := values[name]) > limit:
                 return Throttling(name, value, limit)
         reasons = (_ask(path, self.session.alias) for path in self.functions)
         return next((reason for reason in reasons if reason), None)
 
+    def foreground(self, own: int) -> float | None:
+        """Return the writing transactions a second of others since this was asked before, None if they are too few.
+
+        As of the last look. own: how many we have made ourselves, in all.
+        """
+        if self._transactions is None or _GENTLY not in self.limits:
+            return None
+        now = (time.monotonic(), self._transactions, own)
+        before, self._counted = self._counted or now, now
+        seconds, transactions, ours = (new - old for new, old in zip(now, before, strict=True))
+        others = (transactions - ours) / max(seconds, 1.0)
+        return others if others > self.limits[_GENTLY] else None
+
     def _values(self) -> dict[str, Any]:
         values = self.session.one("throttle_signals", relation=self.relation, patience=PATIENCE_SECONDS)
+        self._transactions = values["transactions"]
         return values | {
             "replica_lag_seconds": self._replica_lag(values["behind"]),
             "wal_archive_queue": self._archive_queue(),

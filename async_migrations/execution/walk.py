@@ -16,7 +16,7 @@ from .definition import PARTS, Condition, Definition
 from .keyset import Key, Keyset
 from .lanes import Lane, Piece, Place
 from .orders import Orders, wishes
-from .pace import Pace
+from .pace import Pace, Wishes
 from .session import Session
 from .throttle import Throttle, Throttling
 from .window import Window, require_open
@@ -91,6 +91,8 @@ class Walk:
         self._throttle: Throttle | None = None
         self._throttle_wish: Any = None
         self._looked_at = 0.0
+        self._committed = 0
+        self._gently = False
         window = orders.migration.options.get("window")
         self._window = Window.parse(window) if window else None
 
@@ -120,7 +122,7 @@ class Walk:
             return None
 
     def _choose(self) -> Batch:
-        place, size = self._lane.place, self._pace.size(wishes(self._orders))
+        place, size = self._lane.place, self._pace.size(self._wishes())
         if place.stretch is not None:
             return self._part(place.stretch, place.part, self._stretch_size or size)
         ahead = self._keyset.between(self._lane.reached, self._lane.last)
@@ -166,7 +168,7 @@ class Walk:
             return
         seconds = time.monotonic() - began
         self._locked_since = None
-        self._pace.took(batch.size, seconds, wishes(self._orders))
+        self._pace.took(batch.size, seconds, self._wishes())
         self._sparse = rows < _SPARSE * batch.size
         self._rest(rows, seconds)
 
@@ -178,6 +180,7 @@ class Walk:
             if rows and self._unproven:
                 self._prove(condition, rows)
             self._checkpoint(then, rows)
+        self._committed += 1
         self._lane.place = then
         self.rows += rows
         counting.rows_done(self._orders.migration.database, rows)
@@ -189,6 +192,7 @@ class Walk:
         """Checkpoint without a change."""
         with self._changer.transaction():
             self._checkpoint(place, 0)
+        self._committed += 1
         self._lane.place = place
 
     def _checkpoint(self, place: Place, rows: int) -> None:
@@ -206,7 +210,7 @@ class Walk:
             part=place.part,
             deferred=[asdict(piece) for piece in place.deferred],
             rows=rows,
-            batch_size=self._pace.size(wishes(self._orders)),
+            batch_size=self._pace.size(self._wishes()),
             finished=finished,
             lease=conf.lease_seconds,
         )
@@ -317,7 +321,7 @@ class Walk:
     def _rest(self, rows: int, seconds: float) -> None:
         """Leave the database to others after a batch, for as long as is wished, which may change meanwhile."""
         began = time.monotonic()
-        while (left := began + self._pace.rest(rows, seconds, wishes(self._orders)) - time.monotonic()) > 0:
+        while (left := began + self._pace.rest(rows, seconds, self._wishes()) - time.monotonic()) > 0:
             self._orders.pause(min(left, _PAUSE_SECONDS))
 
     def _stand_by(self) -> None:
@@ -330,7 +334,15 @@ class Walk:
     def _wait_until_healthy(self) -> None:
         while (found := self._health().look()) is not None:
             self._wait_out(found)
+        # Other lanes are about as fast as this one.
+        writes = self._health().foreground(self._committed * int(self._orders.migration.options.get("lanes", 1)))
+        self._gently = writes is not None
+        self._orders.goes_gently("" if writes is None else f"gently: others write {writes:.0f} times a second")
         self._looked_at = time.monotonic()
+
+    def _wishes(self) -> Wishes:
+        asked = wishes(self._orders)
+        return asked.gently(conf.gentle_duty_cycle) if self._gently else asked
 
     def _wait_out(self, found: Throttling) -> None:
         """Wait until there is another reason to, or none; say so in the row and, at its end, in an event."""

@@ -286,6 +286,40 @@ def test_off_means_that_nothing_is_looked_at(settings, locked, application):
         assert off.look() is None
 
 
+# --- the foreground ---
+
+
+def test_who_writes_makes_it_go_gently_and_not_wait():
+    with throttle(only("foreground_writes", 20)) as watching, Session("default", "shop") as shop:
+        assert watching.look() is None
+        assert watching.foreground(0) is None
+        for _ in range(100):
+            shop.execute("UPDATE book SET n = n WHERE id = 1")
+        assert watching.look() is None
+        assert watching.foreground(0) == pytest.approx(100, abs=20)  # Over a second at least, however soon it asks.
+
+
+def test_what_we_write_ourselves_is_no_foreground():
+    with throttle(only("foreground_writes", 20)) as watching:
+        watching.look()
+        watching.foreground(0)
+        for _ in range(100):
+            watching.session.execute("UPDATE book SET n = n WHERE id = 1")
+        watching.look()
+        assert watching.foreground(100) is None
+
+
+@pytest.mark.parametrize("overrides", [False, OFF])
+def test_with_the_signal_off_there_is_no_foreground(overrides):
+    with throttle(overrides) as watching, Session("default", "shop") as shop:
+        watching.look()
+        watching.foreground(0)
+        for _ in range(100):
+            shop.execute("UPDATE book SET n = n WHERE id = 1")
+        watching.look()
+        assert watching.foreground(0) is None
+
+
 # --- limits ---
 
 
@@ -296,6 +330,7 @@ def test_a_migration_changes_one_limit_and_keeps_the_others(settings):
         "replica_lag_seconds": 3,
         "lock_waiters": 7,
         "wal_archive_queue": 50,
+        "foreground_writes": 20,
     }
 
 
