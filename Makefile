@@ -30,7 +30,7 @@ faults: $(STAMP) ## the fault suite in full, some 25 minutes; SEED=7 for the mom
 contract: $(STAMP) ## thousands of questions to the live server by schemathesis, and pairs of verbs at once; SEED=7 for those of an earlier run
 	@exec $(RUN) -m pytest tests/contract --contract-full $(if $(SEED),--contract-seed $(SEED)) $(ARGS)
 
-serve: $(STAMP) ## API, docs, admin and worker on 127.0.0.1:8000; PORT, DATA_DIR, DATABASE_URL, BROKER_URL change that
+serve: $(STAMP) ## page, API, docs, admin and worker on 127.0.0.1:8000, with a demo; PORT, DEMO=no, DATA_DIR, DATABASE_URL, BROKER_URL change that
 	@exec $(RUN) -m api.serve
 
 bench: $(STAMP) ## measurements, each against a yardstick in the same run

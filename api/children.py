@@ -29,8 +29,8 @@ def run_together(
 ) -> None:
     """Run the commands, by name, until SIGINT or SIGTERM; return when nothing of them is left.
 
-    beside: called in a thread once they are started, with a function that says whether they still run. What it raises
-    stops everything and is raised here.
+    beside: called in a thread once they are started, with a function that says whether they are to go on. What it
+    raises stops everything and is raised here.
 
     Raises Ended when a child ends by itself; the others are stopped first.
     """
@@ -96,11 +96,13 @@ class Children(honcho.manager.Manager):  # type: ignore[misc]  # honcho has no t
 
     def _run_beside(self) -> None:
         try:
-            self._beside(lambda: not self.over.is_set())
+            # Set as soon as all are asked to stop, or one has.
+            self._beside(lambda: self.returncode is None)
         except Exception as exc:
-            # Raised again by run_together, in the thread that can end the program.
-            self.trouble = None if self.over.is_set() or self.stopped else exc
-            os.kill(os.getpid(), signal.SIGTERM)
+            if self.returncode is None:
+                # Raised again by run_together, in the thread that can end the program.
+                self.trouble = exc
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _watch_leaders(self) -> None:
         """Kill the group of a leader that died: honcho waits for the end of its output, which the group holds open."""

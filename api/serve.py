@@ -1,7 +1,8 @@
 """`make serve`: the whole control plane on this machine, from nothing to a token, until Ctrl-C.
 
 Real servers are used where DATABASE_URL and BROKER_URL name them, embedded ones otherwise. PORT (8000) and DATA_DIR
-(.data) say where it listens and where it keeps its files.
+(.data) say where it listens and where it keeps its files. An embedded database with nothing in it gets what the demo
+has on show, unless DEMO says no.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ from api.processes import (
     web_command,
     worker_command,
 )
+from examples.demo import showroom
+from examples.demo.service import Door
 
 MARK = "SERVE_DATA_DIR"  # in the environment of every child: how those of a killed run are found again
 WORKER_GRACE = 3  # seconds that a running statement is given when the worker stops
@@ -54,6 +57,7 @@ class Plan:
     data_dir: Path
     database_url: str | None
     broker_url: str | None
+    demo: bool
 
     @property
     def url(self) -> str:
@@ -94,7 +98,8 @@ def serve(plan: Plan) -> None:
         database_url = plan.database_url or embedded.database_url or ""
         broker_url = plan.broker_url or embedded.broker_url
         env = child_environment(database_url, broker_url, **_service_variables(plan, kept))
-        _migrate(env)
+        _migrate(env, showroom.SETTINGS if plan.demo else "tracker.settings")
+        shows = plan.demo and showroom.is_empty(database_url)
         report = {
             "url": plan.url,
             "token": _command(manage_command("create_api_token", "serve", "--role", "operator"), env).strip(),
@@ -107,7 +112,7 @@ def serve(plan: Plan) -> None:
         env[counters.VARIABLE] = str(counters.empty_directory(plan.data_dir / "metrics"))
         report_file = plan.data_dir / "serve.json"
         stack.callback(report_file.unlink, missing_ok=True)
-        _run_children(plan, env, report, report_file)
+        _run_children(plan, env, report, report_file, shows=shows)
 
 
 # --- before anything is started ---
@@ -125,6 +130,7 @@ def _plan(env: variables.Environment) -> Plan:
         data_dir=Path(env.get("DATA_DIR") or ROOT / ".data").expanduser().absolute(),
         database_url=env.get("DATABASE_URL") or None,
         broker_url=env.get("BROKER_URL") or None,
+        demo=variables.switch(env, "DEMO", default=True) and not env.get("DATABASE_URL"),
     )
 
 
@@ -212,15 +218,18 @@ def _service_variables(plan: Plan, kept: dict[str, str]) -> dict[str, str]:
         "SECRET_KEY": kept["secret_key"],
         "ASYNC_MIGRATIONS_SHUTDOWN_GRACE_SECONDS": str(WORKER_GRACE),
         "LOG_FORMAT": "console",
+        **(showroom.VARIABLES if plan.demo else {}),
     }
     return {name: os.environ.get(name) or value for name, value in defaults.items()} | {MARK: str(plan.data_dir)}
 
 
-def _migrate(env: dict[str, str]) -> None:
-    """Bring the service's own tables up to date, then record the migrations of the demo's project and run none."""
+def _migrate(env: dict[str, str], project: str) -> None:
+    """Bring the service's own tables up to date, then record the migrations of the demo's project and run none.
+
+    project: its settings module.
+    """
     _command(manage_command("migrate", "--verbosity", "0"), env)
-    host = {name: value for name, value in env.items() if name != "DJANGO_SETTINGS_MODULE"}
-    host["ALLOW_SCHEDULED_MIGRATIONS"] = "true"
+    host = env | {"DJANGO_SETTINGS_MODULE": project, "ALLOW_SCHEDULED_MIGRATIONS": "true"}
     _command([sys.executable, str(ROOT / "examples" / "manage.py"), "migrate", "--verbosity", "0"], host)
 
 
@@ -248,26 +257,36 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _run_children(plan: Plan, env: dict[str, str], report: dict[str, Any], report_file: Path) -> None:
-    """Run web and worker until told to stop; Ended or NotReady when one of them does not do its part."""
+def _run_children(plan: Plan, env: dict[str, str], report: dict[str, Any], report_file: Path, *, shows: bool) -> None:
+    """Run web and worker, and what the demo shows; Ended or NotReady when one of the two does not do its part."""
 
     def announce(alive: Callable[[], bool]) -> None:
         wait_until_ready(plan.url, READY_TIMEOUT, alive=alive)
         _write_private(report_file, report)
-        print(_summary(report, report_file), flush=True)
+        print(_summary(plan, report, report_file, shows=shows), flush=True)
+        if shows:
+            showroom.show(Door(report["url"], report["token"], {}), report["database_url"], alive)
 
     run_together({"web": web_command(plan.port), "worker": worker_command()}, env, beside=announce)
 
 
-def _summary(report: dict[str, Any], report_file: Path) -> str:
-    login = f"  (admin / {report['admin_password']})" if "admin_password" in report else ""
+def _summary(plan: Plan, report: dict[str, Any], report_file: Path, *, shows: bool) -> str:
+    login = f", and log in as admin with the password {report['admin_password']}" if "admin_password" in report else ""
     lines = {
+        "open": f"{report['url']}/{login}",
         "API": f"{report['url']}/api/async-migrations",
         "docs": f"{report['url']}/api/docs",
-        "admin": f"{report['url']}/admin/{login}",
+        "admin": f"{report['url']}/admin/",
         "token": report["token"],
         "for scripts": str(report_file),
     }
+    if shows:
+        lines["demo"] = (
+            "rows and migrations in every status come in now, which takes some ten seconds: watch them on the page. "
+            "DEMO=no leaves them out"
+        )
+    if plan.database_url is None:
+        lines["data"] = f"{plan.data_dir} keeps all of it; remove it to start afresh"
     return "\n".join(
         ["", *(f"{name:>12}  {value}" for name, value in lines.items()), "", "Ctrl-C stops all of it.", ""]
     )

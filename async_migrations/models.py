@@ -7,7 +7,7 @@ from typing import ClassVar
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
 from django.db.models import F, Q
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 
 from .states import TERMINAL, Direction, Kind, Status, StopRequest
 
@@ -143,6 +143,25 @@ class AsyncMigrationStatus(models.Model):
                 "id",
                 condition=Q(status=Status.STARTED),
                 name="async_migration_line_idx",
+            ),
+            # What every overview that is open asks for every two seconds: what wants a person, and what waits.
+            models.Index(
+                F("updated_at").desc(),
+                "id",
+                condition=Q(status=Status.ERROR) | Q(status=Status.FINISHED, quarantined__gt=0),
+                name="async_migration_failed_idx",
+            ),
+            models.Index(
+                F("priority").desc(),
+                "requested_at",
+                "id",
+                condition=Q(status=Status.STARTED),
+                name="async_migration_turn_idx",
+            ),
+            models.Index(
+                Coalesce("run_at", "requested_at"),
+                condition=Q(status=Status.STARTED),
+                name="async_migration_wanted_idx",
             ),
             # The unique index on the name is of no use to LIKE 'prefix%' where the collation is not C.
             models.Index(fields=["name"], opclasses=["varchar_pattern_ops"], name="async_migration_name_like_idx"),

@@ -22,7 +22,7 @@ from examples.demo.errors import CannotGoOn
 from examples.demo.screen import Screen
 from examples.demo.service import Door, Place, place, web_and_worker
 
-from . import backfill, burst, first_statement, foreground, index_build, load, memory, naive, pollers
+from . import backfill, burst, first_statement, foreground, index_build, load, memory, naive, pages, pollers
 from .copies import Copies
 from .filled import fill, hold
 from .original import original
@@ -35,7 +35,7 @@ BYTES_PER_NARROW_ROW = 150
 WAL_BYTES = 5 * 1024**3
 EVENTS_EACH = 10
 
-PARTS = ("first", "burst", "build", "backfill", "naive", "foreground", "memory", "load", "pollers")
+PARTS = ("first", "burst", "build", "backfill", "naive", "foreground", "memory", "pages", "load", "pollers")
 UNDER_LOAD = {"load", "pollers"}  # by wrk
 
 
@@ -46,7 +46,8 @@ class Size:
     rows, rounds: of the table that is indexed, and builds in each way. trials, bursts, burst: trivial migrations one by
     one and at once. backfilled, changes: rows of the table that is backfilled, and changes of all of them in each way.
     idle: seconds of the application by itself. narrow: rows of the two tables over which memory is compared.
-    recorded: rows of the control plane when it is under load. asked: seconds and rounds at each door. pollers: at once.
+    opened: pages at once, seconds between two polls of each, and the rows of the control plane meanwhile. recorded: the
+    same rows when its doors are under load. asked: seconds and rounds at each address. pollers: at once.
     """
 
     rows: int
@@ -58,6 +59,7 @@ class Size:
     changes: int
     idle: float
     narrow: tuple[int, int]
+    opened: tuple[int, float, tuple[int, ...]]
     recorded: int
     asked: tuple[int, int]
     pollers: int
@@ -78,6 +80,7 @@ FULL = Size(
     changes=3,
     idle=20.0,
     narrow=(1_000_000, 10_000_000),
+    opened=(100, 2.0, (100, 10_000)),
     recorded=100_000,
     asked=(3, 3),
     pollers=500,
@@ -92,6 +95,7 @@ SHORT = Size(
     changes=1,
     idle=1.0,
     narrow=(2_000, 20_000),
+    opened=(10, 0.2, (100, 1_000)),
     recorded=2_000,
     asked=(1, 1),
     pollers=50,
@@ -146,8 +150,9 @@ def measure(size: Size, only: set[str], screen: Screen, *, decides: bool) -> boo
             door = stack.enter_context(web_and_worker(where))
             control = stack.enter_context(control_plane(door))
         outcomes = _outcomes(size, only, where, control, screen)
-        if only & UNDER_LOAD:  # Last: from then on there are very many rows.
-            outcomes += _under_load(size, only, where, door, screen)
+        # Last: from then on there are very many rows.
+        if only & {"pages", *UNDER_LOAD}:
+            outcomes += _many_rows(size, only, where, door, screen)
         setting = _setting(where, size)
     for outcome in outcomes:
         for table in outcome.tables:
@@ -246,14 +251,20 @@ def _backfills(
     return outcomes
 
 
-def _under_load(size: Size, only: set[str], where: Place, door: Door, screen: Screen) -> list[Outcome]:
+def _many_rows(size: Size, only: set[str], where: Place, door: Door, screen: Screen) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with (
-        screen.step(f"{size.recorded:,} rows, {EVENTS_EACH * size.recorded:,} events"),
-        closing(where.connect()) as made,
-    ):
-        hold(made.cursor())
-        fill(made.cursor(), size.recorded, EVENTS_EACH)
+    there = 0
+    with closing(where.connect()) as connection:
+        hold(connection.cursor())
+        if "pages" in only:
+            opened, every, sizes = size.opened
+            with screen.step(f"{opened} open pages") as step:
+                polling = pages.Polling(door, where, connection, opened, every, size.asked[1])
+                outcomes.append(polling.measure(sizes, screen, step))
+            there = sizes[-1]
+        if only & UNDER_LOAD:
+            with screen.step(f"{size.recorded:,} rows, {EVENTS_EACH * size.recorded:,} events"):
+                fill(connection.cursor(), size.recorded, EVENTS_EACH, first=there + 1)
     if "load" in only:
         with load.plain(where) as rival, screen.step("Doors under load, ours and plain DRF's") as step:
             outcomes.append(load.measure(door, rival, *size.asked, screen, step))

@@ -19,7 +19,7 @@ WITH numbered AS (
                WHEN 4 THEN 'ROLLED BACK' ELSE CASE WHEN g %% 1000 = 5 THEN 'STARTED' ELSE 'FINISHED' END
            END AS status,
            now() - make_interval(mins => %(count)s - g) AS created_at
-    FROM generate_series(1, %(count)s) AS g
+    FROM generate_series(%(first)s, %(count)s) AS g
 )
 INSERT INTO {TABLE} (
     name, database, kind, direction, status, meta, sql_forwards, sql_backwards, sql_digest, options, phase,
@@ -44,15 +44,16 @@ _EVENTS = f"""
 INSERT INTO {EVENTS} (migration_id, kind, from_status, to_status, attempt, by, request_id, detail, created_at)
 SELECT row.id, 'tuned', '', '', 1, 'ci', row.request_id, '{{"after": {{"priority": 1}}}}', row.created_at
 FROM generate_series(1, %(each)s), {TABLE} AS row
+WHERE NOT EXISTS (SELECT FROM {EVENTS} AS event WHERE event.migration_id = row.id)
 """
 
 
-def fill(cursor: Any, rows: int, events_each: int) -> None:
-    """Insert so many rows, so many events for each of them, and have the planner know about it.
+def fill(cursor: Any, rows: int, events_each: int, *, first: int = 1) -> None:
+    """Insert rows up to so many, so many events for each that has none, and have the planner know about it.
 
-    cursor: of an autocommit connection.
+    cursor: of an autocommit connection. first: number of the first that is not there yet.
     """
-    cursor.execute(_ROWS, {"count": rows})
+    cursor.execute(_ROWS, {"first": first, "count": rows})
     cursor.execute(_EVENTS, {"each": events_each})
     # What autovacuum does sooner or later: an index alone answers only what the visibility map says is old.
     cursor.execute(f"VACUUM ANALYZE {TABLE}")

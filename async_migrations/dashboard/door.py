@@ -18,7 +18,7 @@ from django.views.decorators.http import require_http_methods
 
 from ..lifecycle import Channel, audit
 from ..models import AsyncMigrationStatus
-from ..rest import permissions
+from ..rest import granted, permissions
 from ..rest.origin import origin_of
 
 #: What each thing that can be asked for needs, as over HTTP.
@@ -100,6 +100,7 @@ def _to_login(request: HttpRequest) -> HttpResponse:
 
 
 def _answer(view: View, request: HttpRequest, args: Any, kwargs: Any) -> HttpResponse:
+    granted.look_up(request.user)
     try:
         if not request.user.has_perm(permissions.VIEW):
             raise permissions.PermissionMissing(request.user.get_username(), permissions.VIEW)

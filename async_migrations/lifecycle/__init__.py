@@ -5,7 +5,7 @@ The row count is the answer: whoever loses the race has changed nothing. Times c
 """
 
 from .audit import Channel, Origin
-from .figures import UnderWay, counts, held_for, under_way, waits
+from .figures import UnderWay, counts, counts_up_to, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge
 from .hold import databases, held, holds, holds_in_force, lift_hold, set_hold
 from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
@@ -31,6 +31,7 @@ __all__ = [
     "claim_first",
     "collect_requests",
     "counts",
+    "counts_up_to",
     "databases",
     "fail",
     "foresee",

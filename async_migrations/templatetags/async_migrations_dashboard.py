@@ -126,6 +126,12 @@ def more(event: AsyncMigrationEvent) -> str:
 
 
 @register.filter
+def up_to(count: int, most: int) -> str:
+    """Return a number that was counted up to one more than `most`."""
+    return f"{most:,}+" if count > most else f"{count:,}"
+
+
+@register.filter
 def label(verb: str) -> str:
     """Return what the button of a verb says."""
     return LABELS.get(verb, "Run all the same").removesuffix("…")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -35,6 +36,10 @@ GATES = (
     "name=app_7.migrations.0000007_async", "name=nothing", "prefix=app_7.", "prefix=nothing", "app=app_7",
     "prefix=app_7.&database=second", "prefix=app_",
     "name=app_7.migrations.0000007_async&prefix=app_9.&app=app_11&database=default",
+)  # fmt: skip
+PAGES = (
+    "/", "/migrations?page=1000", "/migrations?ordering=-name&status=FINISHED&page=500", "/migrations?search=APP_77.",
+    "/migrations?search=nothing", "/migrations?status=STARTED", "/migrations?age=1&kind=sql", "/migrations/{pk}",
 )  # fmt: skip
 
 
@@ -85,8 +90,27 @@ class Looked:
         return Captured(connection)
 
 
+def look_at_pages(pk: int) -> Looked:
+    """Open each page and poll it."""
+    client = Client()
+    client.force_login(User.objects.create_superuser("looker"))
+    looked = Looked(client)
+    for page in PAGES:
+        path = page.format(pk=pk)
+        with looked.queries_of(f"all of {path}"):
+            shown = client.get(path)
+        with looked.queries_of(f"a poll of {path}"):
+            polled = client.get(path, headers={"HX-Request": "true", "If-None-Match": shown.headers["ETag"]})
+        assert (shown.status_code, polled.status_code) == (200, 304), path
+    return looked
+
+
 def test_no_large_table_is_read_in_full(filled, token, settings):
     settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = 3
+    opened = look_at_pages(lifecycle.rows().earliest("id").pk)
+    assert opened.scans == []
+    assert opened.queries > 2 * len(PAGES)
+
     looked = Looked(Client(headers={"Authorization": f"Bearer {token('operator')}"}))
     first = lifecycle.rows().filter(status="SCHEDULED").earliest("id")
 

@@ -41,9 +41,18 @@ def statuses(where: Place) -> dict[str, str]:
     return dict(rows(where, "SELECT name, status FROM async_migrations_asyncmigrationstatus"))
 
 
-def test_no_migration_file_is_missing():
+@pytest.mark.parametrize("project", ["tracker.settings", "tracker.showroom"])
+def test_no_migration_file_is_missing(project):
     env = {name: value for name, value in os.environ.items() if name not in ("DJANGO_SETTINGS_MODULE", "BROKER_URL")}
-    command = [sys.executable, str(EXAMPLES / "manage.py"), "makemigrations", "--check", "--dry-run"]
+    command = [
+        sys.executable,
+        str(EXAMPLES / "manage.py"),
+        "makemigrations",
+        "--check",
+        "--dry-run",
+        "--settings",
+        project,
+    ]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

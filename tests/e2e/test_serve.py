@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -15,6 +16,7 @@ import psutil
 import pytest
 
 from api.processes import ROOT
+from async_migrations.states import Status
 from tests.conftest import eventually, free_port
 
 pytestmark = pytest.mark.e2e
@@ -35,7 +37,7 @@ class Served:
     def __init__(self, data_dir, log, **env):
         self.data_dir, self.log = data_dir, log
         inherited = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
-        chosen = {"DATA_DIR": str(data_dir), "PORT": str(free_port())} | env
+        chosen = {"DATA_DIR": str(data_dir), "PORT": str(free_port()), "DEMO": "no"} | env
         with log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "api.serve"],
@@ -93,8 +95,15 @@ def serve(tmp_path):
             process.kill()
 
 
+def statuses(report):
+    answer = httpx.get(
+        f"{report['url']}/api/async-migrations", headers={"Authorization": f"Bearer {report['token']}"}
+    ).json()
+    return {row["name"]: row["status"] for row in answer["results"]}
+
+
 def test_it_works_and_leaves_nothing_behind(serve):
-    served = serve()
+    served = serve(DEMO="yes")  # stopped while that comes in
     report = served.report()
 
     assert {"url", "token", "database_url", "broker_url"} <= set(report)
@@ -110,6 +119,7 @@ def test_it_works_and_leaves_nothing_behind(serve):
 
     served.process.send_signal(signal.SIGTERM)
     assert served.ends() == (0, "Stopped.")
+    assert "could not be brought up" not in served.output
     assert not (served.data_dir / "serve.json").exists()
     assert served.traces() == []
 
@@ -122,16 +132,38 @@ def test_ctrl_c_in_the_middle_of_the_start_leaves_nothing_behind(serve):
     assert served.traces() == []
 
 
-def test_a_second_start_keeps_the_data_and_the_secrets(serve):
-    first = serve()
+def test_the_first_start_shows_the_demo_and_a_second_one_keeps_it_and_the_secrets(serve):
+    # Given a first start: what it prints is enough to log in
+    first = serve(DEMO="yes")
     before = first.report()
+    with httpx.Client(base_url=before["url"], follow_redirects=True) as visitor:
+        form = visitor.get("/login").text
+        sent = {
+            "username": "admin",
+            "password": before["admin_password"],
+            "csrfmiddlewaretoken": re.findall(r'csrfmiddlewaretoken" value="(\w+)"', form)[0],
+        }
+        assert "Overview" in visitor.post("/login", data=sent, headers={"Referer": before["url"]}).text
+        # Then a build and a backfill go on, and there is one in every other status
+        eventually(lambda: "The demo is there" in first.output, 60, what=f"the demo\n{first.output}")
+        page = visitor.get("/").text
+    assert "0006_task_checksum_async" in page
+    assert "(monthly report) idle in transaction" in page
+    shown = statuses(before)
+    assert sorted(shown.values()) == sorted([*Status.values, "FINISHED", "FINISHED", "IN PROGRESS"])
     first.process.terminate()
-    first.ends()
+    assert first.ends() == (0, "Stopped.")
 
-    again = serve(first.data_dir).report()
+    # When it is started again
+    served = serve(first.data_dir, DEMO="yes")
+    again = served.report()
 
+    # Then all is as it was, and nothing is begun anew
     assert again["admin_password"] == before["admin_password"]
-    assert httpx.get(f"{again['url']}/readyz").status_code == 200
+    changing = ("IN PROGRESS", "STARTED", "FINISHED")
+    settled = {name: status for name, status in shown.items() if status not in changing}
+    assert settled.items() <= statuses(again).items()
+    assert "come in now" not in served.output
 
 
 def test_what_a_killed_run_left_behind_is_taken_over(serve):
@@ -198,6 +230,7 @@ def test_a_port_that_is_taken_is_one_line(serve):
         ({"BROKER_URL": "redis://:hidden@127.0.0.1:1/0"}, "the broker at redis://127.0.0.1:1/0 does not answer"),
         ({"BROKER_URL": "amqp://u:hidden@127.0.0.1:1/"}, "the broker at amqp://127.0.0.1:1/ does not answer"),
         ({"BROKER_URL": "kafka://127.0.0.1"}, "BROKER_URL is kafka://127.0.0.1"),
+        ({"DEMO": "off"}, "DEMO is 'off'"),
         ({"ALLOW_SCHEDULED_MIGRATIONS": "perhaps"}, "ALLOW_SCHEDULED_MIGRATIONS"),
         ({"ASYNC_MIGRATIONS_LEASE_SECNODS": "3"}, "ASYNC_MIGRATIONS_LEASE_SECNODS"),
     ],

@@ -1,16 +1,19 @@
-"""How many queries each door makes: few, and as many for many rows as for few.
+"""How many queries each door makes, and each page that is open: few, and as many for many rows as for few.
 
-The token, its user and what the user may do are one of them.
+The token, its user and what the user may do are one of them; of a page, session, user and permissions are three.
 """
 
 import json
 
 import pytest
+from django.contrib.auth.models import Group, User
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
+from async_migrations.rest.permissions import VIEWERS
 from async_migrations.states import Status
 
 FEW, MANY = 2, 30
@@ -28,6 +31,7 @@ READING = {
     "/{pk}/quarantine": 4,
     "/{pk}/preflight": 4,
 }
+PAGES = {"/": 6, "/migrations": 6, "/migrations?status=SCHEDULED&search=app&ordering=-name": 6, "/migrations/{pk}": 5}
 ASKING = {
     ("POST", "/{pk}/run"): 12,
     ("POST", "/{pk}/pause"): 12,
@@ -45,6 +49,15 @@ BODIES: dict[str, dict[str, object]] = {
     "hold": {"reason": "a test"},
     "drop": {"database": "default", "schema": "s", "name": "n"},
 }
+
+
+@pytest.fixture
+def page_viewer(db):
+    user = User.objects.create_user("looker")
+    user.groups.add(Group.objects.get(name=VIEWERS))
+    client = Client()
+    client.force_login(user)
+    return client
 
 
 def queries(client, method, path, **body):
@@ -65,6 +78,23 @@ def test_reading_takes_as_many_queries_for_many_rows_as_for_few(viewer, migratio
         counted.append(queries(viewer, "GET", door.format(pk=rows[0].pk)))
     few, many = counted
     assert len(few) == len(many) <= most, many
+
+
+@pytest.mark.parametrize(("page", "most"), PAGES.items())
+def test_a_poll_of_a_page_takes_as_many_queries_for_many_rows_as_for_few(page_viewer, migration, page, most):
+    counted = []
+    for size in (FEW, MANY * 2):  # more than are on a page of the list
+        rows = [migration() for _ in range(size)]
+        path = page.format(pk=rows[0].pk)
+        known = page_viewer.get(path).headers["ETag"]
+        with CaptureQueriesContext(connection) as made:
+            answer = page_viewer.get(path, headers={"HX-Request": "true", "If-None-Match": known})
+        assert answer.status_code == 304
+        counted.append([query["sql"] for query in made])
+    few, many = counted
+    # What is on one page alone is counted by looking at it.
+    assert len(few) <= len(many) <= most, many
+    assert not any(sql.startswith(("INSERT", "UPDATE")) for sql in many)
 
 
 @pytest.mark.parametrize(("method", "door"), ASKING)

@@ -1,0 +1,192 @@
+"""What tells an open page that it is no longer what it shows: a few columns of the rows that are on it.
+
+Each page that is open asks every two seconds, and nearly always nothing has changed. So none of this grows with the
+number of migrations: what is shown is found by an index, and counted up to a bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache, partial
+from itertools import chain
+from typing import Any
+
+from django.db import connections
+from django.db.models import CharField, F, Q, QuerySet, Subquery, Value
+from django.db.models.functions import Coalesce, Now
+
+from .. import lifecycle
+from ..conf import conf
+from ..models import AsyncMigrationEvent, AsyncMigrationStatus
+from ..rest.door import OF_THE_TAG
+from ..states import Status
+
+#: How many are shown: migrations on a page of the list, and of each kind in the overview.
+LISTED, FEW = 50, 12
+
+#: How far is counted what may be very many.
+MOST = 1_000
+
+#: A migration that could have begun this long ago, and has not, wants somebody to look.
+LONG_IN_LINE = timedelta(minutes=15)
+
+#: Every write of `lifecycle` sets `updated_at`.
+_TAG = ("pk", *OF_THE_TAG)
+_LAST_CHANGED = (F("updated_at").desc(), "pk")
+
+# Stands in the parameters for the id that is asked for.
+_PK = -(2**62)
+
+Tag = tuple[Any, ...]
+Rows = QuerySet[Any, Any]
+Migrations = QuerySet[AsyncMigrationStatus]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of the list. tags: of its rows, in order. further: whether there is a next page. count: up to MOST + 1."""
+
+    number: int
+    tags: list[Tag]
+    further: bool
+    count: int
+
+    @property
+    def first(self) -> int:
+        """Place of its first row among all."""
+        return (self.number - 1) * LISTED + 1
+
+    @property
+    def last(self) -> int:
+        """Place of its last row."""
+        return self.first + len(self.tags) - 1
+
+    @property
+    def previous(self) -> int:
+        """Number of the page before it."""
+        return self.number - 1
+
+    @property
+    def next(self) -> int:
+        """Number of the page behind it."""
+        return self.number + 1
+
+
+def overview() -> dict[str, list[Tag]]:
+    """Return the tags of what wants a person, what goes on and what waits, each at most FEW and the first one first."""
+    found: dict[str, list[Tag]] = {name: [] for name in _PARTS}
+    together = connections[conf.control_database].features.supports_slicing_ordering_in_compound
+    for part, *tag in _ask(_all_parts) if together else chain.from_iterable(map(_ask, _EACH_PART)):
+        found[part].append(tuple(tag))
+    troubled = chain(found["failed"], found["late"], found["queue"])
+    by_change = sorted(troubled, key=lambda tag: tag[_TAG.index("updated_at")], reverse=True)
+    return {"troubled": by_change[:FEW], "going": found["going"], "waiting": found["waiting"]}
+
+
+def listing(rows: Migrations, asked: str | None) -> Page:
+    """Return a page of the rows; asked: its number, the first where that makes no sense, the last where it is less."""
+    number = max(1, int(asked)) if asked and asked.isdecimal() and len(asked) < 10 else 1
+    tags = _page(rows, number)
+    if not tags and number > 1:
+        number = max(1, -(-rows.count() // LISTED))
+        tags = _page(rows, number)
+    further = len(tags) > LISTED
+    count = (number - 1) * LISTED + len(tags)
+    if further and count <= MOST:
+        count = rows.order_by()[: MOST + 1].count()
+    return Page(number, tags[:LISTED], further, count)
+
+
+def one(pk: int) -> tuple[str, Tag]:
+    """Return the database of a migration and its tag, which tells of a new event too; DoesNotExist if there is none."""
+    for database, *tag in _ask(_of_one, pk):
+        return database, tuple(tag)
+    raise AsyncMigrationStatus.DoesNotExist
+
+
+def holds(database: str | None = None) -> list[int]:
+    """Return the ids of the holds in force, with `database` of those that apply there; a changed one is another one."""
+    return [pk for pk, of in _ask(_holds) if database is None or of in ("", database)]
+
+
+def in_full(tags: Iterable[Tag]) -> list[AsyncMigrationStatus]:
+    """Return the rows with these tags, in their order, without what is long; one that is gone is left out."""
+    order = [tag[0] for tag in tags]
+    found = lifecycle.rows().defer("sql_forwards", "sql_backwards", "sql_digest", "options").in_bulk(order)
+    return [found[pk] for pk in order if pk in found]
+
+
+# --- what is asked for: its SQL is made once in a process, which takes longer than the answer does ---
+
+
+def _ask(make: Callable[[], Rows], pk: int | None = None) -> list[Tag]:
+    """Return what is found; pk: in the place of _PK."""
+    sql, parameters = _sql(make, conf.control_database)
+    with connections[conf.control_database].cursor() as cursor:
+        cursor.execute(sql, [pk if given == _PK else given for given in parameters])
+        return list(cursor.fetchall())
+
+
+@cache
+def _sql(make: Callable[[], Rows], using: str) -> tuple[str, tuple[Any, ...]]:
+    sql, parameters = make().query.get_compiler(using).as_sql()
+    return sql, tuple(parameters)
+
+
+def _failed() -> Migrations:
+    failed = Q(status=Status.ERROR) | Q(status=Status.FINISHED, quarantined__gt=0)
+    return lifecycle.rows().filter(failed).order_by(*_LAST_CHANGED)
+
+
+def _late() -> Migrations:
+    wanted = _waiting().alias(wanted_at=Coalesce("run_at", "requested_at"))
+    return wanted.filter(wanted_at__lt=Now() - LONG_IN_LINE).order_by("wanted_at")
+
+
+def _queue() -> Migrations:
+    return _going().exclude(queued_behind=[])
+
+
+def _going() -> Migrations:
+    return lifecycle.rows().filter(status=Status.IN_PROGRESS).order_by(*_LAST_CHANGED)
+
+
+def _waiting() -> Migrations:
+    return lifecycle.rows().filter(status=Status.STARTED).order_by("-priority", "requested_at", "pk")
+
+
+def _part(name: str) -> Rows:
+    return _PARTS[name]().annotate(part=Value(name, CharField())).values_list("part", *_TAG)[:FEW]
+
+
+def _all_parts() -> Rows:
+    first, *others = (make() for make in _EACH_PART)
+    return first.union(*others, all=True)
+
+
+def _of_one() -> Rows:
+    events = AsyncMigrationEvent.objects.filter(migration_id=_PK).order_by("-id").values("pk")[:1]
+    return lifecycle.rows().filter(pk=_PK).order_by().values_list("database", *_TAG, Subquery(events))
+
+
+def _holds() -> Rows:
+    return lifecycle.holds_in_force().values_list("pk", "database")
+
+
+_PARTS: dict[str, Callable[[], Migrations]] = {
+    "failed": _failed,
+    "late": _late,
+    "queue": _queue,
+    "going": _going,
+    "waiting": _waiting,
+}
+_EACH_PART = tuple(partial(_part, name) for name in _PARTS)
+
+
+def _page(rows: Migrations, number: int) -> list[Tag]:
+    """Return the tags of a page and of one row more. First its keys, which an index says by itself."""
+    start = (number - 1) * LISTED
+    keys = rows.values("pk")[start : start + LISTED + 1]
+    return list(rows.filter(pk__in=keys).values_list(*_TAG))

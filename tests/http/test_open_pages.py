@@ -1,0 +1,127 @@
+"""What an open page notices, however many migrations there are, and what it counts."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from django.contrib.auth.models import Group, User
+from django.db import connection
+from django.test import Client
+
+from async_migrations import lifecycle
+from async_migrations.lifecycle import Origin
+from async_migrations.rest.permissions import OPERATORS
+from async_migrations.states import Status
+from bench.filled import fill
+
+from .conftest import begin
+
+ORIGIN = Origin("somebody")
+
+
+@pytest.fixture
+def operator_page(request):
+    request.getfixturevalue("control" if "filled" in request.fixturenames else "db")
+    user = User.objects.create_user("operator")
+    user.groups.add(Group.objects.get(name=OPERATORS))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def filled(control):
+    with connection.cursor() as cursor:
+        fill(cursor, 1_300, 1)
+
+
+class Open:
+    """A page that is open."""
+
+    def __init__(self, client: Client, path: str) -> None:
+        self.client, self.path = client, path
+        self.tag = client.get(path).headers["ETag"]
+
+    def sees(self) -> str:
+        """Poll; return the live part where it is another one, nothing where it is not."""
+        answer = self.client.get(self.path, headers={"HX-Request": "true", "If-None-Match": self.tag})
+        self.tag = answer.headers["ETag"]
+        return answer.text if answer.status_code == 200 else ""
+
+
+def test_it_works(operator_page, migration):
+    row = migration()
+    pages = [Open(operator_page, path) for path in ("/", "/migrations", "/migrations?page=7", f"/migrations/{row.pk}")]
+    assert [page.sees() for page in pages] == [""] * 4
+    lifecycle.run(row.pk, ORIGIN)
+    assert all("STARTED" in page.sees() for page in pages)
+    assert [page.sees() for page in pages] == [""] * 4
+
+
+def test_a_filtered_list_notices_what_comes_in_and_what_leaves(operator_page, migration):
+    row, other = migration(), migration()
+    page = Open(operator_page, "/migrations?status=STARTED")
+    lifecycle.cancel(other.pk, ORIGIN)
+    assert page.sees() == ""
+    lifecycle.run(row.pk, ORIGIN)
+    assert row.name.rpartition(".")[2] in page.sees()
+    begin(row.pk)
+    assert "No migration is like this" in page.sees()
+
+
+def test_the_overview_notices_each_thing_that_it_shows(operator_page, migration, settings):
+    settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = 2
+    page = Open(operator_page, "/")
+    for status in Status:
+        migration(status)
+        assert page.sees(), status
+    lifecycle.set_hold("", "a reason", ORIGIN)
+    assert "a reason" in page.sees()
+    lifecycle.lift_hold("", ORIGIN)
+    assert "a reason" not in page.sees()
+
+
+def test_a_detail_notices_an_event_that_changes_nothing_else(operator_page, migration):
+    row = migration()
+    page = Open(operator_page, f"/migrations/{row.pk}")
+    lifecycle.remark(row.pk, "noted", ORIGIN)
+    assert page.sees()
+
+
+def test_a_permission_that_is_taken_away_is_gone_at_the_next_poll(operator_page, migration):
+    page = Open(operator_page, "/")
+    Group.objects.get(name=OPERATORS).user_set.clear()
+    assert operator_page.get(page.path, headers={"HX-Request": "true", "If-None-Match": page.tag}).status_code == 403
+
+
+def test_permissions_are_asked_of_other_backends_where_there_are_some(operator_page, migration, settings):
+    settings.AUTHENTICATION_BACKENDS = [*settings.AUTHENTICATION_BACKENDS, "tests.http.test_open_pages.Everybody"]
+    User.objects.get().groups.clear()
+    assert operator_page.get("/").status_code == 200
+
+
+class Everybody:
+    """An authentication backend for which everybody may do everything."""
+
+    def authenticate(self, request, **credentials):
+        return None
+
+    def get_user(self, pk):
+        return None
+
+    def has_perm(self, user, permission, of=None):
+        return True
+
+
+def test_very_many_are_counted_up_to_a_bound_and_pages_go_on_behind_it(filled, operator_page):
+    counts = dict(re.findall(r'status=([^"]+)"><b>([\d,+]+)</b>', operator_page.get("/").text))
+    assert (counts["FINISHED"], counts["ERROR"], counts["IN%20PROGRESS"]) == ("1,000+", "13", "0")
+
+    def said(number: str) -> str:
+        page = operator_page.get(f"/migrations?page={number}").text
+        return "; ".join(re.findall(r'quiet small">(\d+–\d+ of [\d,+]+)</span>', page))
+
+    assert said("1") == said("one") == said("0") == "1–50 of 1,000+"
+    assert said("21") == "1001–1050 of 1,050+"
+    assert said("26") == said("999999999") == "1251–1300 of 1,300"
