@@ -1,4 +1,4 @@
-"""What migration files that are yet to be applied take away from under async migrations that are not FINISHED.
+"""What files need of async migrations, and what files that are yet to be applied take away from unfinished ones.
 
 It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
 operations that drop or rename tables, columns, indexes and constraints, and DROP in RunSQL; what no row says yet, and
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from django.db import connections
 from django.db.migrations import Migration, operations
 from django.db.migrations.executor import MigrationExecutor
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState, ProjectState
 
@@ -57,6 +58,19 @@ def clashes(alias: str) -> Iterator[Clash]:
             rows = [row for row in rows if row.name not in operation.names]
         for loss in _losses(file.app_label, operation, state):
             yield from (Clash(str(file), loss.what, row) for row in rows if _works_on(row, loss))
+
+
+def needing() -> Iterator[tuple[Migration, list[str]]]:
+    """Yield each file of the project with `require_finished`, applied or not, and the names that it requires.
+
+    No database is asked. Raises BadMigrationError and ImportError for files that cannot be read.
+    """
+    loader = MigrationLoader(None, load=False)
+    loader.load_disk()
+    for _, file in sorted(loader.disk_migrations.items()):
+        names = [name for each in _flat(file.operations) if isinstance(each, RequireFinished) for name in each.names]
+        if names:
+            yield file, names
 
 
 def _ahead(alias: str) -> Iterator[tuple[Migration, Operation, ProjectState]]:

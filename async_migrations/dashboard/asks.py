@@ -12,7 +12,7 @@ from django.shortcuts import redirect, render
 from .. import asking, lifecycle
 from ..errors import PreflightFailed, TransitionRefused
 from ..lifecycle import Channel
-from ..limits import NUMBERS, OutOfLimits
+from ..limits import Number, OutOfLimits
 from ..models import AsyncMigrationStatus
 from ..rest.origin import origin_of
 from ..states import Status
@@ -45,13 +45,14 @@ def one(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
             "last": last_part(row.name),
         }
         return render(request, "async_migrations/dashboard/confirm.html", context, status=400 if typed else 200)
-    return _carry_out(request, row, "run" if forced else verb, force=forced)
+    return carry_out(request, row, "run" if forced else verb, force=forced)
 
 
-def _carry_out(request: HttpRequest, row: AsyncMigrationStatus, verb: str, *, force: bool) -> HttpResponseRedirect:
+def carry_out(request: HttpRequest, row: AsyncMigrationStatus, verb: str, **terms: Any) -> HttpResponseRedirect:
+    """Ask for a verb, and lead to where what became of it is told. terms: what `asking.ask` takes besides."""
     origin = origin_of(request, Channel.DASHBOARD)
     try:
-        answer = asking.ask(verb, row.pk, origin, force=force)
+        answer = asking.ask(verb, row.pk, origin, **terms)
     except PreflightFailed as exc:
         asking.refused(verb, origin, exc, row)
         messages.error(request, str(exc))
@@ -130,16 +131,16 @@ def tune(request: HttpRequest, pk: int) -> HttpResponse:
 
 def _changes(request: HttpRequest, row: AsyncMigrationStatus) -> dict[str, Any]:
     return {
-        field["name"]: _number(field["name"], request.POST[field["name"]].strip())
+        field["name"]: number(field["limit"], request.POST[field["name"]].strip())
         for field in tunables(row)
         if field["name"] in request.POST
     }
 
 
-def _number(name: str, text: str) -> float | str | None:
+def number(limit: Number, text: str) -> Any:
     """Return the number that was typed, None for nothing; what is none is for `limits` to refuse."""
     try:
-        return (int(text) if NUMBERS[name].whole else float(text)) if text else None
+        return (int(text) if limit.whole else float(text)) if text else None
     except ValueError:
         return text
 

@@ -30,7 +30,9 @@ NEEDS = {
     "cancel": permissions.CANCEL,
     "rollback": permissions.ROLLBACK,
     "tune": permissions.TUNE,
+    "hold": permissions.HOLD,
     "lift": permissions.HOLD,
+    "drop_leftover": permissions.RUN,
 }
 
 View = Callable[..., HttpResponse]

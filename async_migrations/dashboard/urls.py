@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path, reverse_lazy
 
-from . import asks, pages
+from . import asks, gates, holds, janitor, later, pages
 
 app_name = "dashboard"
 
@@ -22,6 +22,11 @@ urlpatterns = [
     path("migrations/<int:pk>/preflight", pages.findings, name="preflight"),
     path("migrations/<int:pk>/set-aside", pages.set_aside, name="set_aside"),
     path("migrations/<int:pk>/tune", asks.tune, name="tune"),
+    path("migrations/<int:pk>/later", later.later, name="later"),
     path("migrations/<int:pk>/<str:verb>", asks.one, name="ask"),
+    path("gates", gates.gates, name="gates"),
+    path("janitor", janitor.leftovers, name="janitor"),
+    path("janitor/drop", janitor.drop, name="drop"),
+    path("hold", holds.hold, name="hold"),
     path("lift", asks.lift, name="lift"),
 ]

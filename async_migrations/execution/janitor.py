@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -61,8 +62,9 @@ def databases() -> list[str]:
 def leftovers(alias: str) -> list[Leftover]:
     """Return what is left over in a target, the largest first. Raises ExecutionError."""
     with _session(alias) as session:
-        makers = _Makers(alias)
-        return [makers.leftover(row) for row in session.all("leftovers")]
+        found = session.all("leftovers")
+    makers = _Makers(alias, [row["name"] for row in found])
+    return [makers.leftover(row) for row in found]
 
 
 def look(alias: str, schema: str, name: str) -> Leftover | None:
@@ -111,7 +113,7 @@ def _look(session: Session, alias: str, schema: str, name: str) -> Leftover | No
             f"The index {schema}.{name} on database {alias!r} is no leftover: it is valid, part of a partitioned "
             "index, or somebody is building or dropping it now. It stays."
         )
-    leftover = _Makers(alias).leftover(found)
+    leftover = _Makers(alias, [name]).leftover(found)
     if leftover.running:
         raise NotALeftover(
             f"The index {schema}.{name} on database {alias!r} belongs to migration {leftover.migration}, which is in "
@@ -145,10 +147,10 @@ def _tell(found: Leftover, origin: Origin) -> None:
 
 
 class _Makers:
-    """Which of our migrations of a target made an index, by the names in their SQL."""
+    """Which of our migrations of a target made these indexes, by the names in their SQL."""
 
-    def __init__(self, alias: str) -> None:
-        self.alias = alias
+    def __init__(self, alias: str, names: Iterable[str]) -> None:
+        self.alias, self.names = alias, {_REINDEXED.sub("", name) for name in names}
 
     def leftover(self, row: dict[str, Any]) -> Leftover:
         maker = self._maker(row["schema"], _REINDEXED.sub("", row["name"]))
@@ -168,8 +170,12 @@ class _Makers:
 
     @cached_property
     def _rows(self) -> list[AsyncMigrationStatus]:
-        about_indexes = Q(sql_forwards__icontains="index") | Q(sql_backwards__icontains="index")
-        return list(lifecycle.rows().filter(about_indexes, database=self.alias))
+        naming = Q()
+        for name in self.names:
+            # Parsing all SQL would take seconds. A quote in a name is there twice: what is between is looked for.
+            part = max(name.split('"'), key=len)
+            naming |= Q(sql_forwards__icontains=part) | Q(sql_backwards__icontains=part)
+        return list(lifecycle.rows().filter(naming, database=self.alias))
 
 
 def _made_by(row: AsyncMigrationStatus) -> set[Identifier]:

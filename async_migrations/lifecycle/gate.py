@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from django.apps import apps
 from django.db.migrations.loader import MigrationLoader
 from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
+from django.db.models.functions import Length, Reverse, StrIndex, Substr
 from django.utils import timezone
 
 from ..models import AsyncMigrationHold, AsyncMigrationStatus
@@ -74,6 +75,21 @@ class Verdict:
     more: int
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How the migrations of one package stand: all whose names begin with `prefix` and go on without a dot.
+
+    app: label of the installed app whose they are, None for a package that is nobody's here. state: what a gate for
+    them says. finished, count: how many are FINISHED, and how many there are.
+    """
+
+    prefix: str
+    app: str | None
+    state: str
+    finished: int
+    count: int
+
+
 def judge(wanted: Wanted) -> Verdict:
     """Say whether all that is wanted is FINISHED. What nobody has recorded yet keeps the gate shut."""
     matched = _matched(wanted)
@@ -92,10 +108,35 @@ def judge(wanted: Wanted) -> Verdict:
     )
 
 
+def survey(database: str | None = None) -> list[Standing]:
+    """Say how the migrations of each package stand, on one database or on all, the worst first.
+
+    One query, which an index answers by itself.
+    """
+    holds = list(holds_in_force())
+    here = rows() if database is None else rows().filter(database=database)
+    upto_last_dot = Substr("name", 1, Length("name") - StrIndex(Reverse("name"), Value(".")) + 1)
+    by = here.order_by().annotate(prefix=upto_last_dot).values_list("prefix", "status", "database")
+    counts: dict[str, list[tuple[str, str, int]]] = {}
+    for prefix, *count in by.annotate(count=Count("*")):
+        counts.setdefault(prefix, []).append(tuple(count))
+    labels = {prefix_of_app(label): label for label in apps.app_configs}
+    found = [_standing(prefix, labels.get(prefix), its, holds) for prefix, its in counts.items()]
+    return sorted(found, key=lambda standing: (-STATES.index(standing.state), standing.prefix))
+
+
 def prefix_of_app(label: str) -> str:
     """Return how the migrations of an app begin; an app that is not installed here has them where Django looks."""
     module = MigrationLoader.migrations_module(label)[0] if label in apps.app_configs else None
     return f"{module or f'{label}.migrations'}."
+
+
+def _standing(
+    prefix: str, app: str | None, counts: Sequence[tuple[str, str, int]], holds: Sequence[AsyncMigrationHold]
+) -> Standing:
+    state = max((_state(status, database, holds) for status, database, _ in counts), key=STATES.index)
+    finished = sum(count for status, _, count in counts if status == Status.FINISHED)
+    return Standing(prefix, app, state, finished, sum(count for _, _, count in counts))
 
 
 def _matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
@@ -163,7 +204,8 @@ def _detail(row: AsyncMigrationStatus) -> str:
     if row.status == Status.PAUSED:
         return "Somebody has paused it: `resume` goes on."
     if row.status == Status.ERROR:
-        return f"It ended in ERROR: {row.meta.get('error', {}).get('message', '')} Correct that, then `run`."
+        message = str(row.meta.get("error", {}).get("message", "no reason is recorded")).rstrip(".")
+        return f"It ended in ERROR: {message}. Correct that, then `run`."
     if row.status == Status.CANCELLED:
         return "Somebody has cancelled it: `run` begins again."
     if row.status == Status.ROLLED_BACK:

@@ -36,10 +36,10 @@ class JanitorDoor(Door):
     )
     def get(self, request: Request) -> Response:
         targets = filter(scope_of(request).covers, janitor.databases())
-        return Response(LeftoversSerializer([_look_at(alias) for alias in targets], many=True).data)
+        return Response(LeftoversSerializer([look_at(alias) for alias in targets], many=True).data)
 
 
-def _look_at(alias: str) -> dict[str, Any]:
+def look_at(alias: str) -> dict[str, Any]:
     """Return what is left over in a target; one that does not answer must not hide the others."""
     try:
         found = [asdict(leftover) for leftover in janitor.leftovers(alias)]

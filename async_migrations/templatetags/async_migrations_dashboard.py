@@ -13,6 +13,7 @@ from django.utils.text import slugify
 
 from .. import contract, words
 from ..asking import LABELS, facts
+from ..lifecycle import gate as gates
 from ..models import AsyncMigrationEvent, AsyncMigrationHold, AsyncMigrationStatus
 from ..states import Status
 
@@ -29,6 +30,19 @@ _SIGNS = {
     Status.CANCELLED: "⊘",
     Status.ROLLED_BACK: "↺",
 }
+# What a gate says looks like the status that it is most like.
+_GATES = {
+    gates.PASS: Status.FINISHED,
+    gates.PENDING: Status.IN_PROGRESS,
+    gates.BLOCKED: Status.PAUSED,
+    gates.FAILED: Status.ERROR,
+}
+_LEFTOVERS = {
+    "_ccnew": "New copy from a REINDEX CONCURRENTLY that did not end well",
+    "_ccold": "Old copy that a REINDEX CONCURRENTLY did not come to drop",
+    "invalid": "INVALID: a build or a removal did not end well",
+}
+_TICKS = re.compile(r"`([^`]+)`")
 _SQL = re.compile(
     r"(?P<i>--[^\n]*|/\*.*?\*/)|(?P<q>'(?:[^']|'')*')|\b(?P<b>ADD|ALTER|ANALYZE|AND|AS|BEGIN|BY|CASCADE|CHECK|COLUMN|"
     r"COMMIT|CONCURRENTLY|CONSTRAINT|CREATE|DEFAULT|DELETE|DROP|EXISTS|FOREIGN|FROM|IF|IN|INCLUDE|INDEX|INSERT|INTO|IS|"
@@ -45,6 +59,33 @@ def status(value: str) -> SafeString:
     return format_html(
         '<span class="status {}"><span aria-hidden="true">{}</span>{}</span>', slugify(value), sign, value
     )
+
+
+@register.filter
+def gate(state: str) -> SafeString:
+    """Return what a gate says, with a sign."""
+    like = _GATES[state]
+    return format_html(
+        '<span class="status {}"><span aria-hidden="true">{}</span>{}</span>', slugify(like), _SIGNS[like], state
+    )
+
+
+@register.filter
+def ticks(text: str) -> SafeString:
+    """Return a text of which what stands between backticks is shown as code."""
+    return mark_safe(_TICKS.sub(r"<code>\1</code>", escape(text)))  # noqa: S308 - it is escaped
+
+
+@register.filter
+def leftover(kind: str) -> str:
+    """Say what an index is that is left over."""
+    return _LEFTOVERS[kind]
+
+
+@register.filter
+def size(count: int) -> str:
+    """Say how much: "16 kB"."""
+    return words.size(count)
 
 
 @register.filter

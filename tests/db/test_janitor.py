@@ -215,14 +215,17 @@ def in_thread(work) -> threading.Thread:
     return thread
 
 
-def test_names_that_need_quotes() -> None:
+def test_names_that_need_quotes(migration) -> None:
+    build = 'CREATE UNIQUE INDEX CONCURRENTLY "x "" y" ON "Odd ""one"."A b" (n)'
+    row = migration(build)
     query('CREATE SCHEMA "Odd ""one"')
     try:
         query('CREATE TABLE "Odd ""one"."A b" AS SELECT 1 AS n FROM generate_series(1, 2)')
         with pytest.raises(Exception, match="could not create unique index"):
-            query('CREATE UNIQUE INDEX CONCURRENTLY "x "" y" ON "Odd ""one"."A b" (n)')
+            query(build)
         (found,) = janitor.leftovers("default")
         assert (found.schema, found.name, found.table) == ('Odd "one', 'x " y', '"Odd ""one"."A b"')
+        assert found.migration == row.pk
         janitor.drop("default", found.schema, found.name, ALICE)
         assert names() == []
     finally:

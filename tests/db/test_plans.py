@@ -120,6 +120,11 @@ def test_no_large_table_is_read_in_full(filled, token, settings):
         looked.ask("GET", f"/gate?{parameters}")
     for path in ("/summary", "/hold", "/hold?database=second", "/janitor"):
         looked.ask("GET", path)
+    page = Client()
+    page.force_login(User.objects.create_superuser("alice"))
+    for path in ("/gates", "/gates?database=second", "/gates?prefix=app_7.", "/janitor", "/hold"):
+        with looked.queries_of(path):
+            assert page.get(path).status_code == 200
     for path in ("", "/events", "/events?page=2&page_size=2", "/quarantine", "/preflight"):
         looked.ask("GET", f"/{first.pk}{path}")
     looked.ask("POST", "/run", filter={"search": "app_77.", "status": ["SCHEDULED"]})

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from io import StringIO
 from itertools import count
 from typing import Any
 
 import pytest
+from django.contrib.auth.models import Permission, User
+from django.contrib.messages import get_messages
 from django.core.management import call_command
 from django.test import Client
 
 from async_migrations import lifecycle
 from async_migrations.errors import ExecutionError
 from async_migrations.lifecycle import Lease, Origin, Request
-from async_migrations.models import AsyncMigrationStatus
+from async_migrations.models import AsyncMigrationAudit, AsyncMigrationStatus
 from async_migrations.states import Status
 
 ORIGIN = Origin("somebody")
@@ -53,6 +56,47 @@ def operator(client_of: Callable[..., Client]) -> Client:
 @pytest.fixture
 def viewer(client_of: Callable[..., Client]) -> Client:
     return client_of("viewer")
+
+
+def user(*verbs: str) -> User:
+    """Make a user who may do this and nothing else: `user("view", "run")`."""
+    made = User.objects.create_user(f"user-{'-'.join(verbs)}", password="correct horse")
+    names = [f"{verb}_asyncmigrationstatus" for verb in verbs]
+    made.user_permissions.set(Permission.objects.filter(codename__in=names))
+    return made
+
+
+@pytest.fixture
+def browser() -> Callable[..., Client]:
+    """Make a client that is logged in to the operators' page and may look, and more: `browser("run")`."""
+
+    def make(*verbs: str, checks: bool = False) -> Client:
+        client = Client(enforce_csrf_checks=checks)
+        client.force_login(user("view", *verbs))
+        return client
+
+    return make
+
+
+def told(response: Any) -> list[str]:
+    """Return what the next page will say."""
+    return [str(message) for message in get_messages(response.wsgi_request)]
+
+
+def poll(client: Client, path: str, tag: str = "") -> Any:
+    """Ask as a page that is open does."""
+    return client.get(path, headers={"HX-Request": "true", "If-None-Match": tag})
+
+
+def asked() -> list[tuple[Any, ...]]:
+    """Return what was asked for on the operators' page, by the audit."""
+    entries = AsyncMigrationAudit.objects.filter(channel="dashboard")
+    return list(entries.values_list("by", "action", "outcome", "code"))
+
+
+def buttons(page: Any) -> set[str]:
+    """Return the verbs that a page has buttons for."""
+    return set(re.findall(r'(?:action|href)="/migrations/\d+/(run|pause|resume|cancel|rollback|tune)"', page.text))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ function tellTimes() {
 }
 
 function tellChosen() {
-    const count = document.querySelectorAll("input[name=pk]:checked").length;
+    const count = document.querySelectorAll("td.pick :checked").length;
     for (const element of document.querySelectorAll("[data-chosen]")) {
         element.textContent = count ? `${count} chosen` : "";
     }
@@ -129,7 +129,7 @@ if (live) {
 
 document.addEventListener("change", (event) => {
     if (event.target.matches("[data-all]")) {
-        for (const box of document.querySelectorAll("input[name=pk]")) {
+        for (const box of document.querySelectorAll("td.pick input")) {
             box.checked = event.target.checked;
         }
     }

@@ -1,0 +1,170 @@
+"""The operators' page: what each button asks for, of one migration and of several, and what is refused."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from async_migrations import lifecycle
+from async_migrations.lifecycle import Origin
+from async_migrations.models import AsyncMigrationStatus
+from async_migrations.states import Status
+
+from .conftest import asked, buttons, told, user
+
+pytestmark = pytest.mark.django_db(databases=["default", "second"])
+
+RUN, CANCEL, ROLLBACK = ("run", "cancel", "rollback")
+
+
+@pytest.mark.parametrize(
+    ("status", "verb", "becomes"),
+    [
+        (Status.SCHEDULED, "run", Status.STARTED),
+        (Status.STARTED, "pause", Status.PAUSED),
+        (Status.PAUSED, "resume", Status.STARTED),
+        (Status.SCHEDULED, "cancel", Status.CANCELLED),
+    ],
+)
+def test_each_button_does_what_it_says(browser, migration, status, verb, becomes):
+    row = migration(status)
+    client = browser("run", "cancel", "rollback")
+    assert verb in buttons(client.get(f"/migrations/{row.pk}"))
+    answer = client.post(f"/migrations/{row.pk}/{verb}")
+    row.refresh_from_db()
+    assert row.status == becomes, told(answer)
+    assert asked()[-1] == ("user-view-run-cancel-rollback", verb, "accepted", "")
+
+
+@pytest.mark.parametrize("verb", ["run", "pause", "resume", "cancel", "rollback", "tune", "force"])
+def test_what_is_not_allowed_is_refused_and_entered(browser, migration, verb):
+    row = migration(Status.ERROR)
+    answer = browser().post(f"/migrations/{row.pk}/{verb}", {"name": row.name})
+    assert (answer.status_code, "lacks the permission" in answer.text) == (403, True)
+    assert asked() == [("user-view", verb, "refused", "permission_denied")]
+
+
+def test_a_form_of_somebody_else_is_refused(browser, migration):
+    row = migration()
+    assert browser("run", checks=True).post(f"/migrations/{row.pk}/run").status_code == 403
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+def test_what_is_not_there(browser):
+    client = browser("run")
+    assert client.get("/migrations/4711").status_code == 404
+    assert client.post("/migrations/4711/run").status_code == 404
+    assert client.get("/migrations/4711/dance").status_code == 404
+
+
+def test_a_dangerous_one_asks_for_the_name(browser, migration):
+    row = migration(Status.FINISHED, name="app.migrations.0007_drop_async")
+    client, path = browser("rollback"), f"/migrations/{row.pk}/rollback"
+    assert "SELECT</b> 2" in client.get(path).text
+    assert "Type its name" in client.post(path).text
+    wrong = client.post(path, {"name": "0008"})
+    assert (wrong.status_code, "This is not its name" in wrong.text) == (400, True)
+    assert AsyncMigrationStatus.objects.get().status == Status.FINISHED
+    assert client.post(path, {"name": "0007_drop_async"}).status_code == 302
+    row.refresh_from_db()
+    assert (row.status, row.direction) == (Status.STARTED, "backwards")
+
+
+def test_what_goes_on_is_cancelled_by_its_name_only(browser, migration):
+    row = migration(Status.IN_PROGRESS)
+    client, path = browser("cancel"), f"/migrations/{row.pk}/cancel"
+    client.post(path)
+    row.refresh_from_db()
+    assert row.stop_requested is None
+    client.post(path, {"name": row.name})
+    row.refresh_from_db()
+    assert row.stop_requested == "cancel"
+
+
+def test_a_move_that_is_not_there_is_told(browser, migration):
+    row = migration(Status.FINISHED)
+    (said,) = told(browser("run").post(f"/migrations/{row.pk}/pause"))
+    assert "FINISHED" in said
+    assert asked()[-1][1:] == ("pause", "refused", "invalid_transition")
+
+
+def test_what_stands_in_the_way_leads_to_the_findings(browser, migration):
+    row = migration(sql_forwards="CREATE INDEX CONCURRENTLY nowhere_idx ON nowhere (id)")
+    client = browser("run")
+    answer = client.post(f"/migrations/{row.pk}/run")
+    assert answer.headers["Location"] == f"/migrations/{row.pk}/preflight"
+    page = client.get(answer.headers["Location"]).text
+    assert ("nowhere" in page, "Run all the same" in page) == (True, False)
+    client.force_login(user("view", "run", "force"))
+    assert "Run all the same" in client.get(answer.headers["Location"]).text
+    client.post(f"/migrations/{row.pk}/force", {"name": row.name})
+    row.refresh_from_db()
+    assert row.status == Status.STARTED
+
+
+def test_a_backfill_is_tuned(browser, migration):
+    row = migration(Status.STARTED)
+    AsyncMigrationStatus.objects.update(kind="backfill")
+    client, path = browser("tune"), f"/migrations/{row.pk}/tune"
+    client.post(path, {"batch_size": "500", "batch_delay_seconds": "0.2", "priority": ""})
+    row.refresh_from_db()
+    assert row.tuning == {"batch_size": 500, "batch_delay_seconds": 0.2}
+    assert 'name="batch_size" step="1" min="1" max="1000000" value="500"' in client.get(f"/migrations/{row.pk}").text
+    client.post(path, {"batch_size": "", "batch_delay_seconds": "0.2"})
+    (*_, said) = told(client.post(path, {"batch_delay_seconds": "soon"}))
+    assert "batch_delay_seconds: This is not a number from 0 to 3,600" in said
+    row.refresh_from_db()
+    assert row.tuning == {"batch_delay_seconds": 0.2}
+
+
+# --- several ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verb", "status", "becomes"),
+    [
+        (RUN, Status.SCHEDULED, Status.STARTED),
+        (CANCEL, Status.SCHEDULED, Status.CANCELLED),
+        (ROLLBACK, Status.FINISHED, Status.STARTED),
+    ],
+)
+def test_several_are_asked_for_at_once(browser, migration, verb, status, becomes):
+    rows = [migration(status), migration(status)]
+    other = migration(Status.ROLLED_BACK if verb == ROLLBACK else Status.FINISHED)
+    client, chosen = browser(verb), {"verb": verb, "pk": [row.pk for row in (*rows, other)]}
+    page = client.post("/migrations/many", chosen).text
+    listed = re.findall(r'name="pk" value="(\d+)"', page)
+    assert set(listed) == {str(row.pk) for row in rows}
+    assert other.name in page
+    assert set(AsyncMigrationStatus.objects.values_list("status", flat=True)) == {status, other.status}
+    assert told(client.post("/migrations/many", {"verb": verb, "pk": listed, "confirmed": "yes"})) == ["2 accepted."]
+    found = lifecycle.rows().filter(pk__in=listed).values_list("status", flat=True)
+    assert set(found) == {becomes}
+
+
+def test_of_several_each_is_refused_by_itself(browser, migration):
+    rows = [migration(), migration(Status.FINISHED)]
+    wanted = {"verb": "cancel", "pk": [row.pk for row in rows], "confirmed": "yes"}
+    first, *others = told(browser("cancel").post("/migrations/many", wanted))
+    assert (first, len(others)) == ("1 accepted, 1 refused.", 1)
+    assert rows[1].name in others[0]
+
+
+def test_nothing_chosen_and_nothing_asked(browser):
+    client = browser("run")
+    assert "Tick the boxes" in told(client.post("/migrations/many", {"verb": "run"}))[0]
+    assert client.post("/migrations/many", {"verb": "dance"}).status_code == 400
+    assert client.post("/migrations/many", {"verb": "rollback"}).status_code == 403
+
+
+def test_a_hold_is_seen_everywhere_and_lifted(browser, migration):
+    row = migration()
+    lifecycle.set_hold("", "Black Friday", Origin("carol"))
+    client = browser("hold")
+    for path in ("/", "/migrations", f"/migrations/{row.pk}"):
+        assert "Black Friday" in client.get(path).text
+    assert told(client.post("/lift", {"database": ""})) == ["Lifted: all databases. What was held goes on."]
+    assert lifecycle.held("default") is None
+    assert browser().post("/lift").status_code == 403
