@@ -218,6 +218,34 @@ class AsyncMigrationEvent(models.Model):
         return f"{self.kind} at {self.created_at}"
 
 
+class AsyncMigrationSample(models.Model):
+    """How far a migration was at one moment, in the control database; written by `lifecycle.samples`, never changed."""
+
+    migration = models.ForeignKey(
+        AsyncMigrationStatus,
+        on_delete=models.CASCADE,
+        related_name="samples",
+        db_index=False,  # The one below does that too.
+    )
+    attempt = models.PositiveIntegerField()
+    at = models.DateTimeField(db_default=Now(), editable=False)
+    phase = models.CharField(max_length=255, blank=True, default="")
+    done = models.BigIntegerField(null=True)
+    total = models.BigIntegerField(null=True)
+    unit = models.CharField(max_length=16, blank=True, default="")
+    percent = models.FloatField(null=True, help_text="Of the whole, weighed by phase and statement.")
+    batch_size = models.PositiveIntegerField(null=True, help_text="Of the batches at that time, rows.")
+    throttled = models.TextField(null=True, help_text="The reason why it waited; null: it did not.")  # noqa: DJ001
+
+    class Meta:
+        verbose_name = "async migration sample"
+        ordering: ClassVar = ["at"]
+        indexes: ClassVar = [models.Index(fields=["migration", "at"], name="async_migration_sample_idx")]
+
+    def __str__(self) -> str:
+        return f"{self.done} of {self.total} {self.unit} at {self.at}"
+
+
 class AsyncMigrationCheckpoint(models.Model):
     """How far a migration is, in the target database, so that it commits together with the change itself.
 

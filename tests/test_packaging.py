@@ -32,7 +32,7 @@ def test_the_wheel_holds_the_product_alone(wheel):
     assert {name.split("/")[0] for name in wheel if ".dist-info/" not in name} == {"async_migrations"}
 
 
-@pytest.mark.parametrize("suffix", ["py.typed", ".sql", ".html", "migrations/0001_initial.py"])
+@pytest.mark.parametrize("suffix", ["py.typed", ".sql", ".html", "uplot-1.6.32.LICENSE", "migrations/0001_initial.py"])
 def test_the_wheel_holds_what_is_not_code_too(wheel, suffix):
     assert any(name.endswith(suffix) for name in wheel)
 

@@ -81,15 +81,24 @@ def live(request: HttpRequest, page: str, state: Any, context: Callable[[], Mapp
     page: name of the template, and of that of the live part in `live/`. state: all that the live part is made of.
     context: makes what the templates are given; not called for a 304.
     """
-    known = (request.user.pk, sorted(may(request)), state)
-    tag = f'"{hashlib.sha256(repr(known).encode()).hexdigest()[:24]}"'
+    tag = tag_of((request.user.pk, sorted(may(request)), state))
     poll = is_poll(request)
-    if poll and tag in {sent.removeprefix("W/") for sent in parse_etags(request.headers.get("If-None-Match", ""))}:
+    if poll and knows(request, tag):
         return HttpResponse(status=304, headers={"ETag": tag})
     template = f"async_migrations/dashboard/{'live/' if poll else ''}{page}.html"
     response = render(request, template, {**context(), "page": page, "may": may(request), "etag": tag})
     response.headers["ETag"] = tag
     return response
+
+
+def tag_of(state: Any) -> str:
+    """Return the ETag of what is made of this."""
+    return f'"{hashlib.sha256(repr(state).encode()).hexdigest()[:24]}"'
+
+
+def knows(request: HttpRequest, tag: str) -> bool:
+    """Whether whoever asks has what this ETag names. Weakly: a proxy that compresses makes ours weak."""
+    return tag in {sent.removeprefix("W/") for sent in parse_etags(request.headers.get("If-None-Match", ""))}
 
 
 def _to_login(request: HttpRequest) -> HttpResponse:

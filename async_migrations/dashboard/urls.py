@@ -4,6 +4,7 @@ from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path, reverse_lazy
 
 from . import asks, gates, holds, janitor, later, pages
+from .chart import chart
 
 app_name = "dashboard"
 
@@ -19,6 +20,7 @@ urlpatterns = [
     path("migrations", pages.listing, name="list"),
     path("migrations/many", asks.many, name="many"),
     path("migrations/<int:pk>", pages.detail, name="detail"),
+    path("migrations/<int:pk>/chart", chart, name="chart"),
     path("migrations/<int:pk>/preflight", pages.findings, name="preflight"),
     path("migrations/<int:pk>/set-aside", pages.set_aside, name="set_aside"),
     path("migrations/<int:pk>/tune", asks.tune, name="tune"),

@@ -174,7 +174,7 @@ class _Backfill:
         state = lanes.state()
         self._free = state.free
         total = None if self._total is None else max(self._total, state.rows_done)
-        return Progress(state.rows_done, total, state.bad_rows)
+        return Progress(state.rows_done, total, state.bad_rows, state.batch_size)
 
     def _tell_resumed(self) -> None:
         state = self._lanes.state()

@@ -23,6 +23,7 @@ from ..errors import ExecutionError, LeaseLost
 from ..lifecycle import Lease
 from ..states import StopRequest
 from . import guard
+from .sampling import Sampler
 from .session import Backend, Session
 
 logger = logging.getLogger("async_migrations")
@@ -58,11 +59,14 @@ _STOPS = {StopRequest.CANCEL.value: Stop.CANCEL, StopRequest.PAUSE.value: Stop.P
 
 
 class Progress(NamedTuple):
-    """Rows that a backfill has changed, of about how many (None: not known yet), and how many it has set aside."""
+    """Rows that a backfill has changed, of about how many (None: not known yet), how many it has set aside, and how
+    large its batches are now.
+    """
 
     done: int
     total: int | None
     bad_rows: int
+    batch_size: int | None
 
 
 # Where each phase of a B-tree build begins and how much of the whole it is, measured on PostgreSQL 15 and 18 (scan
@@ -99,6 +103,7 @@ class Heartbeat:
         # How the work itself counts, where PostgreSQL has no view for it; asked on the heartbeat's own session.
         self.report: Callable[[Session], Progress] | None = None
         self.guard: guard.Guard | None = None
+        self._sampler = Sampler(lease)
         self._queued: list[dict[str, Any]] = []
         self._followed: int | None = None
         self._backend: Backend | None = None
@@ -187,6 +192,7 @@ class Heartbeat:
                 self._stop(Stop.SHUTDOWN)
             elif asked.held:
                 self._stop(Stop.HOLD)
+            self._sampler.take()
 
     def _look_after(self, watching: guard.Guard) -> None:
         try:
@@ -238,7 +244,7 @@ class Heartbeat:
         }
 
     def _counted(self, report: Callable[[Session], Progress]) -> dict[str, Any]:
-        done, total, bad_rows = report(self._connection())
+        done, total, bad_rows, self._sampler.batch_size = report(self._connection())
         percent = 100 * done / total if total else None
         return {
             "progress_done": done,

@@ -74,13 +74,18 @@ class Lane:
 
 @dataclass(frozen=True)
 class State:
-    """All lanes together. free: those that nobody is at work in; rows_done: changed in all of them."""
+    """All lanes together.
+
+    free: those that nobody is at work in. rows_done: changed in all of them. batch_size: rows, on average of those that
+    somebody is at work in, None before the first batch.
+    """
 
     lanes: int
     unfinished: int
     rows_done: int
     free: int
     bad_rows: int
+    batch_size: int | None
 
 
 class Lanes:

@@ -12,6 +12,7 @@ from .leases import cancelled, claim, claim_first, fail, give_back, note, paused
 from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
 from .moves import Answer, Lease, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
+from .samples import take_sample
 from .tuning import tune
 from .verbs import cancel, foresee, pause, resume, rollback, run
 
@@ -65,6 +66,7 @@ __all__ = [
     "succeed",
     "survey",
     "take_over",
+    "take_sample",
     "tune",
     "unclaimed",
     "under_way",

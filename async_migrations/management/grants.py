@@ -35,6 +35,7 @@ _ALL = "SELECT, INSERT, UPDATE, DELETE"
 CONTROL: Mapping[str, tuple[str, str]] = {
     "async_migrations.AsyncMigrationStatus": ("SELECT, UPDATE {columns}", "SELECT, INSERT, UPDATE"),
     "async_migrations.AsyncMigrationEvent": ("SELECT, INSERT", "SELECT, INSERT"),
+    "async_migrations.AsyncMigrationSample": ("SELECT", "SELECT, INSERT"),
     "async_migrations.AsyncMigrationHold": ("SELECT, INSERT, UPDATE", "SELECT"),
     # A worker enters what `migrate` asked for in a target.
     "async_migrations.AsyncMigrationAudit": ("SELECT, INSERT", "SELECT, INSERT"),

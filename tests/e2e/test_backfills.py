@@ -217,6 +217,8 @@ def test_it_waits_while_there_is_a_reason_to_and_says_so(scene: Scene, crew: Cre
         scene.walked(pk, before[0][0][1] + 1)
         scene.tune(pk, throttle=None)
         eventually(lambda: row(scene.client, pk)["throttled"])
+        points = lifecycle.get(pk).samples.filter(throttled="it snows", unit="rows", done__gt=0, batch_size=5)
+        eventually(points.exists, what="a point for the chart")
     finally:
         weather.unlink()
     eventually(lambda: row(scene.client, pk)["throttled"] is None, what="it goes on by itself")

@@ -50,6 +50,8 @@ def test_phase_progress_and_who_blocks_it_are_seen_while_it_runs(client, start_w
         assert 90 <= now["progress"]["percent"] < 100
         assert now["waiting_on"][0]["state"] == "idle in transaction"
         assert now["meta"]["job_id"]
+        points = lifecycle.get(pk).samples.filter(phase=now["phase"], percent__gte=90, attempt=1)
+        eventually(points.exists, what="a point for the chart")
     assert ended(client, pk)["progress"]["percent"] == 100
 
 

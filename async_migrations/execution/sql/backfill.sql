@@ -101,6 +101,7 @@ WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
 -- lanes_state --
 SELECT count(*) AS lanes, count(*) FILTER (WHERE NOT finished) AS unfinished, coalesce(sum(rows_done), 0)::bigint AS rows_done,
        count(*) FILTER (WHERE NOT finished AND (lease_expires_at IS NULL OR lease_expires_at < clock_timestamp())) AS free,
+       round(avg(batch_size) FILTER (WHERE NOT finished AND token IS NOT NULL))::int AS batch_size,
        (SELECT count(*) FROM async_migrations_asyncmigrationbadrow AS b
         WHERE b.name = %(name)s AND b.migration_id = %(migration_id)s) AS bad_rows
 FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
