@@ -12,11 +12,11 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 	--no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults contract serve check openapi bench lock clean
+.PHONY: help demo test faults contract serve check openapi screenshots bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, a minute or two
 	@exec $(RUN) -m examples.demo $(ARGS)
@@ -50,6 +50,9 @@ check: $(STAMP) ## format, lint, types, floors, missing migrations, openapi drif
 
 openapi: $(STAMP) ## write openapi.yaml anew
 	@$(SCHEMA) --file openapi.yaml
+
+screenshots: $(STAMP) ## the pictures of the operators' page in docs/pictures/ anew, by the system's Chromium; two minutes
+	@exec $(RUN) -m examples.screenshots
 
 lock: $(STAMP) ## write requirements.lock (everything) and requirements-server.lock (the image) anew
 	@$(VENV)/bin/uv pip compile $(COMPILE) --all-extras --output-file requirements.lock $(ARGS) pyproject.toml

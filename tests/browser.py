@@ -1,112 +1,81 @@
-"""A real browser without a window, driven over a pipe: no port, and no library beside it."""
+"""A real browser without a window, driven by Playwright.
+
+Playwright's sync API leaves an event loop running in the thread that uses it, and where one runs Django refuses to
+speak to a database. So all of it happens in a thread of its own, and tests use what stands in for its pages.
+"""
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
 
+import playwright.sync_api
 import pytest
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-TIMEOUT = 30  # seconds
+TIMEOUT = 30_000  # milliseconds that a page is given to become as expected; nothing waits so long unless it is broken
+
+_THREAD = ThreadPoolExecutor(1, thread_name_prefix="browser")
+_OPTIONS = ["--no-sandbox", "--disable-dev-shm-usage"]
 
 
-class Browser:
-    """One page. What the browser complains of, blocked content first of all, is in `complaints`."""
+class Driven:
+    """Stands in for something of Playwright's: what is asked of it happens in the browser's thread."""
 
-    def __init__(self, commands: int, events: int) -> None:
-        self._commands, self._events, self._last = commands, events, 0
-        self._session: dict[str, str] = {}
-        self._rest = b""
-        self.complaints: list[str] = []
-        target = self.tell("Target.createTarget", url="about:blank")["targetId"]
-        self._session = {"sessionId": self.tell("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
-        for domain in ("Page", "Log", "Runtime", "Network"):
-            self.tell(f"{domain}.enable")
+    def __init__(self, thing: Any) -> None:
+        self._thing = thing
 
-    def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Give a command of the DevTools protocol; return its result."""
-        self._last += 1
-        message = {"id": self._last, "method": method, "params": parameters, **self._session}
-        os.write(self._commands, json.dumps(message).encode() + b"\0")
-        answer = self._until(lambda event: event.get("id") == self._last)
-        assert "result" in answer, answer
-        return dict(answer["result"])
+    def __getattr__(self, name: str) -> Any:
+        return _in_thread(lambda: getattr(self._thing, name))
 
-    def visit(self, url: str) -> None:
-        """Open an address; return when the page and all that it needs are there."""
-        self.tell("Page.navigate", url=url)
-        self._until(lambda event: event.get("method") == "Page.loadEventFired")
+    def __enter__(self) -> Any:
+        return _in_thread(self._thing.__enter__)
 
-    def follow(self, script: str) -> None:
-        """Do what leads to another page; return when that is there."""
-        self.tell("Runtime.evaluate", expression=script)
-        self._until(lambda event: event.get("method") == "Page.loadEventFired")
+    def __exit__(self, *exc: Any) -> None:
+        _in_thread(lambda: self._thing.__exit__(*exc))
 
-    def run(self, script: str) -> Any:
-        """Return the value of an expression in the page; a promise is waited for."""
-        done = self.tell("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        return done["result"].get("value")
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return _in_thread(lambda: self._thing(*map(_bare, args), **options))
 
-    def _until(self, wanted: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + TIMEOUT
-        while time.monotonic() < deadline:
-            while b"\0" not in self._rest:
-                self._rest += os.read(self._events, 65536) or pytest.fail("the browser has gone")
-            line, _, self._rest = self._rest.partition(b"\0")
-            event = json.loads(line)
-            self._note(event)
-            if wanted(event):
-                return dict(event)
-        pytest.fail("the browser does not answer")
 
-    def _note(self, event: dict[str, Any]) -> None:
-        parameters = event.get("params", {})
-        if event.get("method") == "Log.entryAdded":
-            self.complaints.append(f"{parameters['entry']['text']} ({parameters['entry'].get('url', '')})")
-        elif event.get("method") == "Runtime.exceptionThrown":
-            self.complaints.append(str(parameters["exceptionDetails"]))
-        elif event.get("method") == "Runtime.consoleAPICalled" and parameters["type"] == "error":
-            self.complaints.append(str(parameters["args"]))
+def _in_thread(work: Callable[[], Any]) -> Any:
+    result = _THREAD.submit(work).result()
+    return [_driven(each) for each in result] if isinstance(result, list) else _driven(result)
+
+
+def _driven(result: Any) -> Any:
+    is_data = result is None or isinstance(result, str | bytes | int | float | dict)
+    return result if is_data else Driven(result)
+
+
+def _bare(argument: Any) -> Any:
+    return argument._thing if isinstance(argument, Driven) else argument
+
+
+playwright.sync_api.expect.set_options(timeout=TIMEOUT)
+
+#: Playwright's `expect`, for pages and locators that are driven from here.
+expect = cast("playwright.sync_api.Expect", Driven(playwright.sync_api.expect))
 
 
 @contextmanager
-def browser(folder: Path) -> Iterator[Browser]:
-    """Run one for the length of the block; its files are in `folder`."""
+def chromium() -> Iterator[Browser]:
+    """Run the system's Chromium for the length of the block; where none is installed, skip, but fail in CI."""
     if CHROMIUM is None:
         pytest.fail("no Chromium is installed") if os.environ.get("CI") else pytest.skip("no Chromium is installed")
-    reads, commands = os.pipe()
-    events, writes = os.pipe()
-    # The browser's two pipes are its file descriptors 3 and 4.
-    line = f'exec 3<&{reads} 4>&{writes}; exec "$@"'
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={folder}"]
-    with (folder.parent / "browser.log").open("wb") as log:
-        process = subprocess.Popen(
-            ["bash", "-c", line, "browser", str(CHROMIUM), *options, "about:blank"],
-            pass_fds=(reads, writes),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    os.close(reads)
-    os.close(writes)
+    driver = Driven(_THREAD.submit(playwright.sync_api.sync_playwright().start).result())
     try:
-        yield Browser(commands, events)
-    finally:
-        with suppress(OSError):
-            os.write(commands, b'{"id": 0, "method": "Browser.close"}\0')
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=_OPTIONS)
         try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
-            process.wait()
-        os.close(commands)
-        os.close(events)
+            yield browser
+        finally:
+            browser.close()
+    finally:
+        driver.stop()

@@ -8,23 +8,30 @@ any mark of its own.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
 import pytest
 from django.conf import settings
+from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import connections
+from django.test import Client
 
 from api.processes import ROOT, Running, child_environment, running, wait_until_ready, web_command, worker_command
+from tests.browser import TIMEOUT, chromium
 from tests.receiver import Receiver, receiving
 from tests.servers import database_named
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
 
 DATABASES = ("default", "second")
 T = TypeVar("T")
@@ -161,6 +168,49 @@ def api(shared_api: Process, token: Callable[..., str]) -> Iterator[Callable[...
             return stack.enter_context(httpx.Client(base_url=(at or shared_api).url, headers=headers, timeout=40))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def browser_process() -> Iterator[Browser]:
+    """One Chromium for all tests of this process; it keeps nothing between contexts."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def open_page(browser_process: Browser, shared_api: Process, control: None) -> Iterator[Callable[..., Page]]:
+    """Open a page of a browser that nobody has used yet: `open_page(user, at=..., expected=..., **context)`.
+
+    user: is logged in. at: another server than the one for all. expected: what the browser may complain of, a regular
+    expression; the test fails where it complains of anything else: a script that fails, an error in the console, what
+    the Content-Security-Policy forbids.
+    """
+    complaints: list[str] = []
+    with ExitStack() as stack:
+
+        def make(user: User | None = None, *, at: Process | None = None, expected: str = "", **options: Any) -> Page:
+            def note(text: str) -> None:
+                if not (expected and re.search(expected, text)):
+                    complaints.append(text)
+
+            def read(message: ConsoleMessage) -> None:
+                if message.type in ("error", "warning"):
+                    note(f"{message.text} ({message.location['url']})")
+
+            url = (at or shared_api).url
+            context = browser_process.new_context(base_url=url, **options)
+            stack.callback(context.close)
+            context.set_default_timeout(TIMEOUT)
+            context.on("console", read)
+            context.on("weberror", lambda error: note(str(error.error)))
+            if user:
+                session = Client()
+                session.force_login(user)
+                context.add_cookies([{"name": "sessionid", "value": session.cookies["sessionid"].value, "url": url}])
+            return context.new_page()
+
+        yield make
+    assert not complaints, "\n".join(["the browser complains of", *complaints])
 
 
 @pytest.fixture

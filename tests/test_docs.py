@@ -56,8 +56,9 @@ def test_every_make_target_exists(document):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_link_inside_the_repository_leads_somewhere(document):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text())
-    assert [link for link in links if "://" not in link and not (document.parent / link).exists()] == []
+    links = re.findall(r"""\]\(([^)#]+)[^)]*\)|(?:src|srcset)="([^"]+)""", document.read_text())
+    named = {link or picture for link, picture in links}
+    assert [link for link in named if "://" not in link and not (document.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

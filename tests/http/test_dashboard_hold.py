@@ -7,14 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import User
-from django.test import Client
 from django.utils import timezone
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationHold
 from async_migrations.states import Status
-from tests.browser import browser as real_browser
+from tests.browser import expect
 
 from .conftest import asked, told
 
@@ -165,17 +164,13 @@ def test_what_stands_in_the_way_or_is_no_move_is_told(browser, migration):
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "second"], serialized_rollback=True)
-def test_a_browser_says_in_which_zone_a_time_is_meant(shared_api, control, migration, tmp_path):
+def test_a_browser_says_in_which_zone_a_time_is_meant(open_page, control, migration):
     row = migration()
-    session = Client()
-    session.force_login(User.objects.create_superuser("alice", password="correct horse"))
-    with real_browser(tmp_path / "profile") as page:
-        page.tell("Network.setCookie", name="sessionid", value=session.cookies["sessionid"].value, url=shared_api.url)
-        page.tell("Emulation.setTimezoneOverride", timezoneId="Europe/Berlin")
-        page.visit(f"{shared_api.url}/migrations/{row.pk}/later")
-        assert page.run("document.querySelector('[data-zone]').textContent") == "Europe/Berlin"
-        page.run("document.querySelector('[name=run_at]').value = '2090-07-24T23:30'")
-        page.follow("document.querySelector('.part button').click()")
-        assert not page.complaints, "\n".join(page.complaints)
+    page = open_page(User.objects.create_superuser("alice"), timezone_id="Europe/Berlin")
+    page.goto(f"/migrations/{row.pk}/later")
+    expect(page.locator("[data-zone]")).to_have_text("Europe/Berlin")
+    page.locator("[name=run_at]").fill("2090-07-24T23:30")
+    page.locator(".part button").click()
+    expect(page).to_have_url(re.compile(f"/migrations/{row.pk}$"))
     row.refresh_from_db()
     assert row.run_at == datetime(2090, 7, 24, 21, 30, tzinfo=UTC)

@@ -8,16 +8,14 @@ import re
 
 import pytest
 from django.db import connections
-from django.test import Client
 
 from async_migrations import tasks
 from async_migrations.models import AsyncMigrationAudit
 from async_migrations.states import Status
-from tests.browser import browser as real_browser
+from tests.browser import expect
 from tests.db.conftest import book, index_is_valid, query  # noqa: F401 - a fixture
 
 from .conftest import asked, begin, poll, told, user
-from .test_browser_headers import there
 
 pytestmark = pytest.mark.usefixtures("control", "book")
 
@@ -156,23 +154,20 @@ def test_nonsense_is_nothing_chosen(browser, sent, text):
     assert ("Tick the boxes" in told(answer)[0], sent) == (True, [])
 
 
-def test_in_a_browser(shared_api, tmp_path):
+def test_in_a_browser(open_page):
     leave()
     leave("book_n2_idx")
-    session = Client()
-    session.force_login(user("view", "run"))
-    with real_browser(tmp_path / "profile") as page:
-        page.tell("Network.setCookie", name="sessionid", value=session.cookies["sessionid"].value, url=shared_api.url)
-        page.visit(f"{shared_api.url}/janitor")
-        page.run("document.getElementById('pick-default-public-book_n_idx').click()")
-        assert page.run("document.querySelector('[data-chosen]').textContent") == "1 chosen"
-        query("DROP INDEX book_n2_idx")
-        page.run("htmx.trigger('[data-live]', 'look')")
-        assert page.run(there("[data-announce='1 left over']")) == 1
-        assert page.run("document.getElementById('pick-default-public-book_n_idx').checked") is True
-        page.follow("document.getElementById('ask-drop').click()")
-        assert page.run("document.querySelector('main li .name').textContent") == "book_n_idx"
-        page.run("document.querySelector('main [name=name]').value = 'book_n_idx'")
-        page.follow("document.querySelector('main .danger').click()")
-        assert "A worker has been asked to drop it" in page.run("document.querySelector('main').innerText")
-        assert not page.complaints, "\n".join(page.complaints)
+    page = open_page(user("view", "run"))
+    page.goto("/janitor")
+    box = page.locator("#pick-default-public-book_n_idx")
+    box.check()
+    expect(page.locator("[data-chosen]")).to_have_text("1 chosen")
+    query("DROP INDEX book_n2_idx")
+    page.evaluate("htmx.trigger('[data-live]', 'look')")
+    expect(page.locator("[data-announce='1 left over']")).to_be_attached()
+    expect(box).to_be_checked()
+    page.locator("#ask-drop").click()
+    expect(page.locator("main li .name")).to_have_text("book_n_idx")
+    page.locator("main [name=name]").fill("book_n_idx")
+    page.locator("main .danger").click()
+    expect(page.locator("main")).to_contain_text("A worker has been asked to drop it")

@@ -6,18 +6,14 @@ import re
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
-from django.contrib.auth.models import User
 from django.utils import timezone
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
-from tests.browser import browser as real_browser
 
 from .conftest import asked, begin, buttons, poll, user
-from .test_browser_headers import there
 
 pytestmark = pytest.mark.django_db(databases=["default", "second"])
 
@@ -165,43 +161,3 @@ def test_what_has_not_changed_is_not_sent_again(browser, migration, path, django
     assert poll(client, path, news.headers["ETag"]).status_code == 304
     lifecycle.set_hold("", "vacuum", Origin("bob"))
     assert "vacuum" in poll(client, path, news.headers["ETag"]).text
-
-
-@pytest.mark.django_db(transaction=True, databases=["default", "second"], serialized_rollback=True)
-def test_in_a_browser(shared_api, control, migration, tmp_path):
-    row = migration(name="shop.migrations.0012_fill_async")
-    lifecycle.set_hold("second", "vacuum", Origin("bob"))  # its form must not break that of the list
-    # The server knows none of the quick ways to keep a password that tests use.
-    password = PBKDF2PasswordHasher().encode("correct horse", "salt", 1000)
-    User.objects.create(username="alice", password=password, is_superuser=True)
-    with real_browser(tmp_path / "profile") as page:
-        page.visit(f"{shared_api.url}/migrations/{row.pk}")
-        page.run("document.querySelector('[name=username]').value = 'alice'")
-        page.run("document.querySelector('[name=password]').value = 'correct horse'")
-        page.follow("document.querySelector('.narrow button').click()")
-        assert "SCHEDULED" in page.run("document.body.innerText")
-        assert "ago" in page.run("document.querySelector('time').textContent")
-        page.run("document.querySelector('[name=priority]').value = '7'")
-        page.run("document.querySelector('details').open = true")
-        lifecycle.run(row.pk, Origin("somebody"))
-        assert page.run(there("[data-live] .status.started")) == 1
-        assert page.run("document.querySelector('[name=priority]').value") == "7"
-        assert page.run("document.querySelector('details:last-of-type').open") is True
-        assert page.run("document.getElementById('announcer').textContent") == "0012_fill_async is STARTED"
-
-        page.visit(f"{shared_api.url}/migrations")
-        page.run(f"document.getElementById('pick-{row.pk}').click()")
-        begin(row.pk)
-        assert page.run(there("[data-live] .status.in-progress")) == 1
-        assert page.run(f"document.getElementById('pick-{row.pk}').checked") is True
-        assert page.run("document.querySelector('[data-chosen]').textContent") == "1 chosen"
-        page.follow("document.getElementById('many-cancel').click()")
-        assert page.run("document.querySelector('main .name').textContent") == row.name
-        page.visit(f"{shared_api.url}/migrations")
-        assert not page.complaints, "\n".join(page.complaints)
-
-        offline = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
-        page.tell("Network.emulateNetworkConditions", offline=True, **offline)
-        assert page.run(there("#away:not([hidden])")) == 1
-        page.tell("Network.emulateNetworkConditions", offline=False, **offline)
-        assert page.run(there("#away[hidden]")) == 1
