@@ -10,9 +10,9 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from async_migrations.rest.answers import ProblemSerializer
 from async_migrations.rest.problems import MEDIA_TYPE
 from async_migrations.rest.schema import header, request_header
-from async_migrations.rest.serializers import ProblemSerializer
 
 _FORMS = ("application/vnd.oai.openapi", "application/yaml", "application/vnd.oai.openapi+json", "application/json")
 

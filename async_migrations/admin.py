@@ -21,7 +21,7 @@ from .asking import LABELS, ask, facts, offered, refused, tell
 from .conf import conf
 from .errors import PreflightFailed, TransitionRefused
 from .lifecycle import Channel
-from .models import AsyncMigrationEvent, AsyncMigrationStatus
+from .models import AsyncMigrationStatus
 from .rest.origin import origin_of
 from .states import Status
 from .words import asked_to, blockers, duration, throttling
@@ -257,40 +257,6 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         """Return the detail page if that is where the button was pressed, else nothing."""
         pk = request.POST.get("_detail", "")
         return reverse("admin:async_migrations_asyncmigrationstatus_change", args=[pk]) if pk.isdecimal() else ""
-
-
-@admin.register(AsyncMigrationEvent)
-class AsyncMigrationEventAdmin(ReadOnlyAdmin):
-    """The history of all migrations, newest first."""
-
-    list_display = ("when", "migration_name", "kind", "change", "attempt", "by")
-    list_filter = ("kind", "created_at")
-    list_select_related = ("migration",)
-    list_per_page = 100
-    search_fields = ("migration__name", "by", "request_id")
-    search_help_text = "Name of the migration, who did it, or id of the request"
-    ordering = ("-id",)
-    fields = ("created_at", "migration", "kind", "from_status", "to_status", "attempt", "by", "request_id", "text")
-    readonly_fields = fields
-
-    class Media:
-        css: ClassVar = {"all": ("async_migrations/admin.css",)}
-
-    @admin.display(description="when", ordering="id")
-    def when(self, event: AsyncMigrationEvent) -> str:
-        return moment(event.created_at)
-
-    @admin.display(description="migration", ordering="migration__name")
-    def migration_name(self, event: AsyncMigrationEvent) -> str:
-        return format_html("{}{}", event.migration.name, note(f"on {event.migration.database}"))
-
-    @admin.display(description="status", ordering="to_status")
-    def change(self, event: AsyncMigrationEvent) -> str:
-        return " → ".join(filter(None, (event.from_status, event.to_status))) or "-"
-
-    @admin.display(description="detail")
-    def text(self, event: AsyncMigrationEvent) -> str:
-        return json_block(event.detail)
 
 
 def _events_url(pk: object) -> str:

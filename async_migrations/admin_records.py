@@ -1,4 +1,4 @@
-"""The pages of the admin beside the migrations: the holds, and the audit."""
+"""The pages of the admin beside the migrations: the holds, the audit, and all events."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from . import lifecycle
 from .admin_parts import ReadOnlyAdmin, json_block, may, moment, note, refuse_permission
 from .asking import lift
 from .lifecycle import Channel
-from .models import AsyncMigrationAudit, AsyncMigrationHold
+from .models import AsyncMigrationAudit, AsyncMigrationEvent, AsyncMigrationHold
 from .rest.origin import origin_of
 
 
@@ -158,3 +158,37 @@ class AsyncMigrationAuditAdmin(ReadOnlyAdmin):
     @admin.display(description="detail")
     def said(self, entry: AsyncMigrationAudit) -> str:
         return json_block(entry.detail)
+
+
+@admin.register(AsyncMigrationEvent)
+class AsyncMigrationEventAdmin(ReadOnlyAdmin):
+    """The history of all migrations, newest first."""
+
+    list_display = ("when", "migration_name", "kind", "change", "attempt", "by")
+    list_filter = ("kind", "created_at")
+    list_select_related = ("migration",)
+    list_per_page = 100
+    search_fields = ("migration__name", "by", "request_id")
+    search_help_text = "Name of the migration, who did it, or id of the request"
+    ordering = ("-id",)
+    fields = ("created_at", "migration", "kind", "from_status", "to_status", "attempt", "by", "request_id", "text")
+    readonly_fields = fields
+
+    class Media:
+        css: ClassVar = {"all": ("async_migrations/admin.css",)}
+
+    @admin.display(description="when", ordering="id")
+    def when(self, event: AsyncMigrationEvent) -> str:
+        return moment(event.created_at)
+
+    @admin.display(description="migration", ordering="migration__name")
+    def migration_name(self, event: AsyncMigrationEvent) -> str:
+        return format_html("{}{}", event.migration.name, note(f"on {event.migration.database}"))
+
+    @admin.display(description="status", ordering="to_status")
+    def change(self, event: AsyncMigrationEvent) -> str:
+        return " → ".join(filter(None, (event.from_status, event.to_status))) or "-"
+
+    @admin.display(description="detail")
+    def text(self, event: AsyncMigrationEvent) -> str:
+        return json_block(event.detail)

@@ -154,6 +154,9 @@ class Conf:
     preflight_role = Setting[str | None](
         None, _text_or_none, "role of the workers in the targets, where this process has another one."
     )
+    preflight_free_bytes = Setting[str | None](
+        None, _text_or_none, "dotted path of a function: alias -> bytes that are free on the target's disk, or None."
+    )
     # What these ask for the executor does by itself: each statement once, with the timeouts that it needs.
     squawk_exclude = Setting[tuple[str, ...]](
         ("prefer-robust-stmts", "require-lock-timeout", "require-statement-timeout"),

@@ -88,6 +88,7 @@ def test_its_own_commands_install_it_and_answer(image, processes):
     # Given what the image would hold, and nothing of this checkout
     entry = [str(image / "venv" / "bin" / "python"), *json.loads(said("ENTRYPOINT")[-1])[1:]]
     there = {"PATH": f"{image / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": ""}
+    there |= {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}  # Nobody is there; nothing is traced here either.
     env = {name: value for name, value in environment(**there).items() if name != "PYTHONPATH"}
     port = str(free_port())
 
@@ -107,6 +108,7 @@ def test_its_own_commands_install_it_and_answer(image, processes):
     assert subprocess.run([*entry, "ready", "--port", port], env=env, cwd=image / "app", check=False).returncode == 0
     eventually(lambda: "ready for action" in worker.output, what="the worker is ready")
     assert "gunicorn" in web.output
+    assert "no traces" not in web.output + worker.output
     assert str(Path(image)) in _modules(entry[0], env, image / "app")
     assert worker.stop() == 0
     assert web.stop() == 0

@@ -32,6 +32,13 @@ exit codes:
   130  interrupted (143: terminated); the migrations go on
 """
 
+#: What may be asked of many migrations in one request; which are meant is said by one of these, or by --database.
+MANY = ("run", "cancel")
+FILTERS = ("status", "name", "search", "kind", "app")
+
+#: What may be said with `run` besides.
+TERMS = ("run_at", "priority", "max_attempts", "force")
+
 MIGRATION = "id, name, or last part of the name"
 REQUESTS = {
     "run": "put migrations in line for a worker, forwards",
@@ -53,6 +60,8 @@ def read(arguments: Sequence[str] | None) -> argparse.Namespace:
         parser.error(str(exc))
     if vars(options).get("timeout") is not None and not vars(options).get("wait", True):
         parser.error("--timeout says for how long to wait: add --wait.")
+    if options.verb in MANY and (problem := _wrong_with_choice(options)):
+        parser.error(problem)
     if options.verb == "gate" and not (options.names or options.prefix or options.app):
         parser.error("say which migrations: --name, --prefix or --app.")
     return options
@@ -79,7 +88,10 @@ def _parser() -> argparse.ArgumentParser:
     follow.add_argument("--follow", action="store_true", dest="wait", help="go on until it ends; then as with wait")
     follow.add_argument("--timeout", type=seconds, metavar="SECONDS", help="follow for at most so long")
     for verb, text in REQUESTS.items():
-        add_request(_add(verbs, verb, text), verb)
+        parser_of_verb = _add(verbs, verb, text)
+        add_request(parser_of_verb, verb, "*" if verb in MANY else "+")
+        if verb in MANY:
+            _add_many(parser_of_verb)
     add_wait(_add(verbs, "wait", "wait until migrations end: FINISHED, or ROLLED BACK for a rollback"))
     gate = _add(verbs, "gate", "say whether migrations are FINISHED, by the exit code, and if not, why")
     gate.add_argument("--name", action="append", default=[], dest="names", help="a whole name; may be repeated")
@@ -155,6 +167,38 @@ def _add(verbs: Any, verb: str, text: str) -> argparse.ArgumentParser:
     parser.add_argument("--database", metavar="ALIAS", help="only migrations of this target")
     parser.add_argument("--json", action="store_true", dest="as_json", help="one JSON document a line, for scripts")
     return parser
+
+
+def _add_many(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "many at once", "without ID: one request for at most 500 migrations, and an answer for each of them"
+    )
+    group.add_argument("--all", action="store_true", help="every migration there is; with --database, there")
+    group.add_argument("--ids", nargs="+", type=int, metavar="NUMBER", help="those with these ids")
+    group.add_argument("--status", action="append", type=status, metavar="STATUS", help="only these; may be repeated")
+    group.add_argument("--app", metavar="LABEL", help="only those of this Django app")
+    group.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
+    group.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    group.add_argument("--kind", metavar="KIND", help="only this kind of work: sql or backfill")
+    group.add_argument("--dry-run", action="store_true", help="only say what would become of each")
+
+
+def _wrong_with_choice(options: argparse.Namespace) -> str:
+    """Say why it is not clear which migrations are meant; empty when it is."""
+    given = vars(options)
+    filters = [name for name in FILTERS if given[name]]
+    ways = [name for name in ("migrations", "ids", "all") if given[name]] + (["filters"] if filters else [])
+    if not (ways or options.database):
+        return "say which migrations: ID, --ids, a filter such as --status or --app, or --all."
+    if len(ways) > 1:
+        return "say which migrations in one way: ID, --ids, --all, or filters such as --status and --app."
+    if options.ids and options.database:
+        return "--ids are of one migration each, on whatever target: leave --database out."
+    if options.migrations:
+        return "--dry-run is for many at once; preflight says what stands in the way of one." if options.dry_run else ""
+    if terms := [name for name in TERMS if given.get(name) not in (None, False)]:
+        return f"--{terms[0].replace('_', '-')} is for migrations that are named by ID, not for many at once."
+    return ""
 
 
 def _described(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:

@@ -12,14 +12,14 @@ from contextlib import closing
 from typing import Any
 
 from ..words import Row, describe, findings, gate, printable, state
-from .arguments import read
+from . import many
+from .arguments import TERMS, read
 from .screen import EVENT_COLUMNS, Screen
 from .service import PAGE_SIZE, Refused, Service, Unreachable, retry_after
 from .waiting import Look, look_at, wait
 from .watching import Bars, Exit, Lines, Watch, reasons, verdict
 
 _GATE_EXITS = {"pass": Exit.DONE, "pending": Exit.STILL_GOING, "blocked": Exit.FAILED, "failed": Exit.FAILED}
-_TERMS = ("run_at", "priority", "max_attempts", "force")
 
 
 class Output(Screen):
@@ -138,6 +138,8 @@ class Command:
     def _request(self) -> Exit:
         """Ask for each by itself, after all were found; what is refused keeps nothing from the others."""
         options, verb = self._options, self._options.verb
+        if not options.migrations:
+            return self._request_many()
         rows = self._detailed(options.migrations)
         if verb == "rollback" and not options.no_input and not self._confirmed(rows):
             _tell("Nothing was rolled back.")
@@ -150,10 +152,26 @@ class Command:
             code = Exit.FAILED
         return Exit.REFUSED if len(watches) < len(rows) else code
 
+    def _request_many(self) -> Exit:
+        """Ask for all that are meant in one request; what became of each is in its answer."""
+        options, verb = self._options, self._options.verb
+        said = self._service.post(f"/{verb}", many.body(options)).json()
+        items = said["items"]
+        self._output.json(said)
+        if not options.as_json:
+            self._output.table(many.COLUMNS, items, "No migrations.")
+        _tell(*many.refusals(items))
+        code = many.verdict(items)
+        if not options.wait or options.dry_run:
+            return code
+        rows = [self._service.get(f"/{item['id']}").json() for item in many.granted(items)]
+        waited = self._wait_for([Watch.after(verb, row) for row in rows])
+        return code if code == Exit.REFUSED else waited
+
     def _ask(self, verb: str, row: Row) -> Row | None:
         """Ask for a verb and say what became of it; None where it was refused."""
         given = vars(self._options)
-        terms = {name: given[name] for name in _TERMS if given.get(name) is not None}
+        terms = {name: given[name] for name in TERMS if given.get(name) is not None}
         if "run_at" in terms:
             terms["run_at"] = terms["run_at"].isoformat()
         try:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from .. import lifecycle, tracing
+from .. import counting, lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..states import Status
@@ -220,6 +220,7 @@ class _Backfill:
                         change.write("count_rows", name=whose["name"], rows=rows)
                         if not change.write("hold_checkpoint", name=whose["name"], token=self._orders.token):
                             raise LeaseLost
+                    counting.rows_done(self._attempt.migration.database, rows)
                     done += 1
                 except ExecutionError as error:
                     if error.retryable:

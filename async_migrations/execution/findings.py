@@ -10,6 +10,7 @@ ERROR, WARNING, INFO = "error", "warning", "info"
 #: code -> the levels that it comes with. Scripts may depend on the codes; docs/preflight.md says what each means.
 CODES: dict[str, tuple[str, ...]] = {
     "already_exists": (ERROR, WARNING),
+    "disk_space": (ERROR, WARNING, INFO),
     "disk_unknown": (INFO,),
     "duplicate_key": (ERROR, WARNING),
     "duration": (INFO,),
@@ -25,7 +26,7 @@ CODES: dict[str, tuple[str, ...]] = {
     "migration_unknown": (INFO,),
     "no_key": (ERROR,),
     "not_allowed": (ERROR, WARNING),
-    "not_checked": (INFO,),
+    "not_checked": (WARNING, INFO),
     "not_linted": (INFO,),
     "old_transaction": (WARNING,),
     "prepared_transaction": (WARNING,),

@@ -13,7 +13,7 @@ from ..conf import conf
 from ..errors import ExecutionError
 from . import duplicates, verify
 from .findings import ERROR, INFO, WARNING, Finding
-from .look import Look
+from .look import Look, forbidden
 from .statements import Effect, Index, IndexAction, Lock, Statement, subjects
 
 # What a role needs on the table of a statement that begins with this word.
@@ -48,7 +48,7 @@ def tables_and_privileges(look: Look, statement: Statement) -> Iterator[Finding]
         if row:
             yield from _lacking(look, statement, row, head)
         elif not made:  # What a DROP or REINDEX of an index finds is looked at by itself.
-            yield look.standing(
+            yield _elsewhere(look, verify.quoted(name)) or look.standing(
                 statement,
                 "undefined_table",
                 f"Statement {statement.number} is about {name}, and there is no such table in this database.",
@@ -65,7 +65,10 @@ def _subject(look: Look, name: str) -> dict[str, Any]:
 
 
 def _lacking(look: Look, statement: Statement, row: dict[str, Any], head: str) -> Iterator[Finding]:
-    if missing := [need for need in _NEEDED.get(head, ()) if need not in row["allowed"]]:
+    missing = [need for need in _NEEDED.get(head, ()) if need not in row["allowed"]]
+    if missing and not look.knows_the_role:
+        yield _of_another_role(row, missing)
+    elif missing:
         yield look.standing(
             statement,
             "not_allowed",
@@ -79,6 +82,30 @@ _ALLOW = (
     "Give it to the role that the workers connect as. If that is another one than here, name it in "
     "ASYNC_MIGRATIONS_PREFLIGHT_ROLE."
 )
+
+
+def _of_another_role(row: dict[str, Any], missing: list[str]) -> Finding:
+    """Return that the role of this process lacks a privilege, and is not that of the workers."""
+    lack = (
+        f"whether the workers may do it, because {row['role']}, the role of this process, lacks "
+        f"{_in_words(missing, row['table'])}, and is no worker's: it may not write to the table of checkpoints"
+    )
+    hint = "Name the role of the workers in ASYNC_MIGRATIONS_PREFLIGHT_ROLE: then its privileges are looked at."
+    return forbidden("tables_and_privileges", lack, hint)
+
+
+def _elsewhere(look: Look, name: str) -> Finding | None:
+    """Return that the workers may know a name that means nothing to this role; None if they cannot."""
+    found = look.session.one("preflight_elsewhere", name=name)
+    if found and not found["usable"]:
+        lack = f"{name}, because {look.role}, the role of this process, lacks USAGE on schema {found['schema']}"
+        hint = f"Grant USAGE on schema {found['schema']} to {look.role}, or go by what the worker says."
+        return forbidden("tables_and_privileges", lack, hint)
+    if found and not look.may_be_the_workers:
+        lack = f"{name}, because it is in schema {found['schema']}, which is not in the search path of {look.role}"
+        hint = f"Write {found['schema']} before the name, or go by what the worker says: its own search path counts."
+        return forbidden("tables_and_privileges", lack, hint)
+    return None
 
 
 def _privileges(row: dict[str, Any], missing: list[str]) -> dict[str, Any]:
@@ -100,7 +127,7 @@ def indexes(look: Look, statement: Statement) -> Iterator[Finding]:
         if found is None and index.tolerant:
             yield Finding("index_done", INFO, f"There is no index {index.name}: there is nothing to drop.", detail)
         elif found is None:
-            yield look.standing(
+            yield _elsewhere(look, verify.quoted(index.name)) or look.standing(
                 statement,
                 "index_missing",
                 f"Statement {statement.number} is about an index {index.name}, and there is none.",
@@ -187,11 +214,15 @@ def table_of_backfill(look: Look) -> Iterator[Finding]:
     except ExecutionError as error:
         if error.code not in {"undefined_table", "no_key"}:
             raise
-        yield Finding(error.code, ERROR, error.message, {"table": look.definition.table}, error.hint)
+        finding = _elsewhere(look, look.definition.table) if error.code == "undefined_table" else None
+        yield finding or Finding(error.code, ERROR, error.message, {"table": look.definition.table}, error.hint)
         return
     head = look.definition.text.split(maxsplit=1)[0].upper() if look.definition.text else ""
     needed = ["SELECT", *(["UPDATE"] if head == "UPDATE" else [])]
-    if missing := [need for need in needed if need not in row["allowed"]]:
+    missing = [need for need in needed if need not in row["allowed"]]
+    if missing and not look.knows_the_role:
+        yield _of_another_role(row, missing)
+    elif missing:
         message = f"The backfill needs {_in_words(missing, row['table'])}, which {row['role']} has not."
         yield Finding("not_allowed", ERROR, message, _privileges(row, missing), _ALLOW)
 

@@ -22,9 +22,10 @@ from ..models import AsyncMigrationStatus
 from ..states import Direction, Kind, Status
 from . import estimate, obstacles, surroundings
 from .definition import Definition, definition_of
+from .disk import disk
 from .findings import CODES, ERROR, INFO, WARNING, Finding
 from .lint import lint
-from .look import Look, unseen
+from .look import Look, forbidden, unseen
 from .pool import Pool
 from .session import Session
 from .statements import Effect, Statement, parse
@@ -77,7 +78,7 @@ _ALL = Checks(
         surroundings.prepared_transactions,
         surroundings.replicas,
         surroundings.overridden_settings,
-        surroundings.disk,
+        disk,
         lint,
     ),
 )
@@ -148,7 +149,7 @@ class _Preflight:
 
     def _each(self, checks: Checks, look: Look) -> Iterator[Finding]:
         # First what is looked up by the names of tables, before a search path of the migration's own is set.
-        first: tuple[Check, ...] = (*checks.before, _leave_out_what_is_done, _set_options)
+        first: tuple[Check, ...] = (*checks.before, _learn_role, _leave_out_what_is_done, _set_options)
         for check in first:
             yield from self._asked(check, look)
         for statement in look.statements:
@@ -173,7 +174,18 @@ class _Preflight:
             self.limited = 0 if check in (_set, _set_options) else left
             yield from check(look, *about)
         except ExecutionError as error:
-            yield unseen(name, error.message, error.code)
+            if error.code == "not_allowed":
+                hint = f"Grant {look.role} what it lacks there, or go by what the worker says."
+                yield forbidden(name, f"{look.role}, the role of this process, is refused: {error.message}", hint)
+            else:
+                yield unseen(name, error.message, error.code)
+
+
+def _learn_role(look: Look) -> Iterator[Finding]:
+    """Learn as whom we look."""
+    found = look.session.one("preflight_role")
+    look.role, look.may_be_the_workers = found["role"], found["may_be_the_workers"]
+    yield from ()
 
 
 def _leave_out_what_is_done(look: Look) -> Iterator[Finding]:

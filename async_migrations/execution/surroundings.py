@@ -11,10 +11,12 @@ from ..conf import conf
 from ..states import Direction
 from .findings import INFO, WARNING, Finding
 from .look import Look, unseen
-from .statements import Effect, IndexAction, Lock
+from .statements import Effect, Lock
 
 # With what a session may begin that would end a statement early, for the worker's sets each to 0.
 _TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+
+_STATISTICS = "Grant pg_read_all_stats to the role of this process, or go without."
 
 
 def busy(look: Look) -> Iterator[Finding]:
@@ -50,7 +52,9 @@ def old_transactions(look: Look) -> Iterator[Finding]:
             "Let them end, or end them (pg_terminate_backend), or the migration waits until they do.",
         )
     if not look.session.one("throttle_abilities")["reads_statistics"]:
-        yield unseen("old_transactions", "the role may not see how old the transactions of others are")
+        yield unseen(
+            "old_transactions", "the role may not see how old the transactions of others are", hint=_STATISTICS
+        )
 
 
 def prepared_transactions(look: Look) -> Iterator[Finding]:
@@ -73,7 +77,7 @@ def replicas(look: Look) -> Iterator[Finding]:
     if limit is None:
         return
     if not look.session.one("throttle_abilities")["reads_statistics"]:
-        yield unseen("replicas", "the role may not see how far the standbys are")
+        yield unseen("replicas", "the role may not see how far the standbys are", hint=_STATISTICS)
         return
     behind = look.session.one("throttle_signals", relation="", patience=0)["behind"]
     if (lag := max(behind.values(), default=0.0)) > limit:
@@ -92,23 +96,6 @@ def overridden_settings(look: Look) -> Iterator[Finding]:
         named = ", ".join(f"{row['name']} = {row['value']}" for row in settings)
         message = f"Role, database or server set {named}; the worker's session overrides that."
         yield Finding("settings_overridden", INFO, message, {row["name"]: row["value"] for row in settings})
-
-
-def disk(look: Look) -> Iterator[Finding]:
-    """Say that nobody can tell whether the disk has room for what is built."""
-    if built := [
-        str(index.name)
-        for statement in look.statements
-        for index in statement.indexes
-        if index.action is not IndexAction.DROP
-    ]:
-        yield Finding(
-            "disk_unknown",
-            INFO,
-            "Whether the disk has room for the index is not known: PostgreSQL does not tell over SQL what is free.",
-            {"indexes": built, "free_bytes": None, "needed_bytes": None},
-            "Look on the server, or at what its operator shows.",
-        )
 
 
 def django_migration(look: Look) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ The row count is the answer: whoever loses the race has changed nothing. Times c
 from .audit import Channel, Origin
 from .figures import UnderWay, counts, counts_up_to, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge, survey
-from .hold import databases, held, holds, holds_in_force, lift_hold, set_hold
+from .hold import changing_holds, databases, held, holds, holds_in_force, lift_hold, set_hold
 from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
 from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
 from .moves import Answer, Lease, get, remark, rows
@@ -27,6 +27,7 @@ __all__ = [
     "Wanted",
     "cancel",
     "cancelled",
+    "changing_holds",
     "check_request",
     "claim",
     "claim_first",

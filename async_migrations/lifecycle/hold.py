@@ -7,10 +7,12 @@ or not by the clock of the control database, whoever looks.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
-from django.db import IntegrityError, connections, transaction
+from django.db import connections, transaction
 from django.db.models import Exists, F, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 
@@ -21,9 +23,6 @@ from .audit import Origin
 from .moves import rows
 
 logger = logging.getLogger("async_migrations")
-
-# Somebody else may set one at the same moment; the last of them counts.
-_TRIES = 10
 
 
 def holds() -> QuerySet[AsyncMigrationHold]:
@@ -53,43 +52,46 @@ def databases() -> list[str]:
     return sorted({*connections, *rows().order_by("database").distinct().values_list("database", flat=True)})
 
 
+@contextmanager
+def changing_holds() -> Iterator[None]:
+    """Let the block look and write in one transaction, while nobody else sets or lifts a hold."""
+    connection = connections[conf.control_database]
+    with transaction.atomic(using=connection.alias):
+        if connection.vendor == "postgresql":  # Another one has no API, and one who writes at a time.
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended('async-migrations/hold', 0))")
+        yield
+
+
 def set_hold(database: str, reason: str, origin: Origin, *, expires_at: datetime | None = None) -> AsyncMigrationHold:
     """Keep every migration of a database from going on until somebody lifts it, and return the hold.
 
     database: Django alias, empty for all. expires_at: aware; it ends by itself then. One that is in force there is
     replaced; the same once more changes nothing.
     """
-    for _ in range(_TRIES):
-        same = holds_in_force().filter(database=database, reason=reason, expires_at=expires_at).first()
-        if same is not None:
-            audit.enter("hold", origin, database=database, outcome=audit.Outcome.UNCHANGED, before=_said(same))
-            return same
-        try:
-            with transaction.atomic(using=conf.control_database):
-                replaced = holds_in_force().filter(database=database).first()
-                _end(database, origin)
-                wanted = {"reason": reason, "by": origin.by, "request_id": origin.request_id, "expires_at": expires_at}
-                made = holds().create(database=database, **wanted)
-                before = _said(replaced) if replaced else {}
-                audit.enter("hold", origin, database=database, before=before, after=_said(made))
-        except IntegrityError:
-            continue
-        _log("hold", made, origin)
-        return made
-    raise RuntimeError(f"The hold of {database or 'all databases'} was changed by others all the time.")
+    with changing_holds():
+        current = holds_in_force().filter(database=database).first()
+        if current is not None and (current.reason, current.expires_at) == (reason, expires_at):
+            audit.enter("hold", origin, database=database, outcome=audit.Outcome.UNCHANGED, before=_said(current))
+            return current
+        _end(database, origin)
+        wanted = {"reason": reason, "by": origin.by, "request_id": origin.request_id, "expires_at": expires_at}
+        made = holds().create(database=database, **wanted)
+        before = _said(current) if current else {}
+        audit.enter("hold", origin, database=database, before=before, after=_said(made))
+    _log("hold", made, origin)
+    return made
 
 
 def lift_hold(database: str, origin: Origin) -> AsyncMigrationHold | None:
     """End the hold that was set for exactly this database, or for all (empty), and return it; None: there was none."""
-    current = holds_in_force().filter(database=database).first()
-    with transaction.atomic(using=conf.control_database):
-        # Nothing is changed where somebody else lifted or replaced it in the same moment.
-        lifted = current and holds().filter(pk=current.pk, lifted_at=None).update(lifted_at=Now(), lifted_by=origin.by)
-        outcome = audit.Outcome.ACCEPTED if lifted else audit.Outcome.UNCHANGED
-        before = _said(current) if current and lifted else {}
-        audit.enter("lift", origin, database=database, outcome=outcome, before=before)
-    if not current or not lifted:
-        return None
+    with changing_holds():
+        current = holds_in_force().filter(database=database).first()
+        if current is None:
+            audit.enter("lift", origin, database=database, outcome=audit.Outcome.UNCHANGED)
+            return None
+        holds().filter(pk=current.pk).update(lifted_at=Now(), lifted_by=origin.by)
+        audit.enter("lift", origin, database=database, before=_said(current))
     _log("lift", current, origin)
     return current
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -32,8 +33,8 @@ def act(options: Options, display: Display) -> Exit:
     of_one: dict[str, Callable[[AsyncMigrationWebhook, Display], Exit]] = {
         "secret": _secret,
         "test": _test,
-        "disable": _disable,
-        "enable": _enable,
+        "disable": partial(_switch, False),
+        "enable": partial(_switch, True),
         "remove": _remove,
     }
     try:
@@ -75,19 +76,12 @@ def _test(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
     return Exit.DONE if arrived else Exit.FAILED
 
 
-def _disable(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
+def _switch(on: bool, webhook: AsyncMigrationWebhook, display: Display) -> Exit:
     with transaction.atomic(using=conf.control_database):
-        endpoints.enter("disable", webhook, origin())
-        endpoints.set_active(webhook, False)
-    display.line(f"{webhook.name} is off; what was yet to be sent is given up.")
-    return Exit.DONE
-
-
-def _enable(webhook: AsyncMigrationWebhook, display: Display) -> Exit:
-    with transaction.atomic(using=conf.control_database):
-        endpoints.enter("enable", webhook, origin())
-        endpoints.set_active(webhook, True)
-    display.line(f"{webhook.name} is on; what was given up is sent by `webhooks resend`.")
+        endpoints.enter("enable" if on else "disable", webhook, origin())
+        endpoints.set_active(webhook, on)
+    is_now = "on; what was given up is sent by `webhooks resend`" if on else "off; what was yet to be sent is given up"
+    display.line(f"{webhook.name} is {is_now}.")
     return Exit.DONE
 
 

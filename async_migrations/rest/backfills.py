@@ -16,8 +16,9 @@ from ..errors import ExecutionError
 from ..execution import session
 from ..models import AsyncMigrationBadRow
 from . import examples, pagination, permissions, schema
+from .bodies import TuningBody
 from .door import Door, headers_of, if_unchanged
-from .serializers import BadRowSerializer, MigrationDetailSerializer, TuningBody
+from .serializers import BadRowSerializer, MigrationDetailSerializer
 
 
 class TuningDoor(Door):

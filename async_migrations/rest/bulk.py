@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from django.db.models import QuerySet
@@ -15,11 +16,13 @@ from .. import lifecycle
 from ..asking import MOST, OUTCOMES, Item, ask_each
 from ..models import AsyncMigrationStatus
 from . import examples, permissions, schema
+from .answers import BulkSerializer
+from .bodies import BulkBody
 from .door import Door
 from .filters import MigrationFilter
-from .problems import TooManyItems, problem_of
+from .problems import problem_of
+from .refusals import TooManyItems
 from .scopes import scope_of
-from .serializers import BulkBody, BulkSerializer
 
 
 class BulkDoor(Door):
@@ -84,19 +87,24 @@ _EACH = (
 )
 
 
+def _of_many(verb: str, what: str, outcome: str) -> Callable[[Any], Any]:
+    """Describe the door that asks for a verb of many. what: it does; outcome: of the first in the example."""
+    return schema.documented(
+        f"async_migrations_bulk_{verb}",
+        f"{verb.capitalize()} many migrations",
+        f"{what} {_EACH}",
+        request=BulkBody,
+        answers={200: BulkSerializer},
+        problems=schema.OF_BULK,
+        examples=(schema.example(f"One {outcome}, one refused", examples.BULK, 200), *_BODIES),
+    )
+
+
 class BulkRunDoor(BulkDoor):
     permission = permissions.RUN
     actions = {"POST": "run"}
 
-    @schema.documented(
-        "async_migrations_bulk_run",
-        "Run many migrations",
-        f"Put them in line for a worker, in the order of the ids. {_EACH}",
-        request=BulkBody,
-        answers={200: BulkSerializer},
-        problems=schema.OF_BULK,
-        examples=(schema.example("One in line, one refused", examples.BULK, 200), *_BODIES),
-    )
+    @_of_many("run", "Put them in line for a worker, in the order of the ids.", "in line")
     def post(self, request: Request) -> Response:
         return self.answer(request)
 
@@ -105,14 +113,6 @@ class BulkCancelDoor(BulkDoor):
     permission = permissions.CANCEL
     actions = {"POST": "cancel"}
 
-    @schema.documented(
-        "async_migrations_bulk_cancel",
-        "Cancel many migrations",
-        f"Stop them for good. {_EACH}",
-        request=BulkBody,
-        answers={200: BulkSerializer},
-        problems=schema.OF_BULK,
-        examples=(schema.example("One cancelled, one refused", examples.BULK, 200), *_BODIES),
-    )
+    @_of_many("cancel", "Stop them for good.", "cancelled")
     def post(self, request: Request) -> Response:
         return self.answer(request)

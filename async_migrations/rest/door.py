@@ -32,8 +32,9 @@ from .observing import observed
 from .origin import origin_of
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
-from .problems import CODES, LengthRequired, PreconditionFailed, exception_handler, problem_of, respond
+from .problems import CODES, exception_handler, problem_of, respond
 from .rates import RateLimit
+from .refusals import LengthRequired, PreconditionFailed
 from .request_id import HEADER, bound
 from .scopes import scope_of
 
@@ -164,9 +165,14 @@ def entity_tag(row: AsyncMigrationStatus) -> str:
 
 
 def matches(wanted: str, row: AsyncMigrationStatus) -> bool:
+    """Say whether one of the tags that are wanted is the row's."""
+    return names(wanted, entity_tag(row))
+
+
+def names(wanted: str, tag: str) -> bool:
     """Compare weakly, also for If-Match: a proxy that compresses makes our ETag weak, and it still names one state."""
     tags = {tag.removeprefix("W/") for tag in parse_etags(wanted)}
-    return "*" in tags or entity_tag(row) in tags
+    return "*" in tags or tag in tags
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework.exceptions import ValidationError
 from rest_framework.request import Request
 
+from ..lifecycle.gate import prefix_of_app
 from ..models import AsyncMigrationStatus
 from ..states import Kind, Status
 
@@ -77,6 +78,7 @@ class MigrationFilter(django_filters.FilterSet):  # type: ignore[misc]
     name = _text("Exactly this name.")
     search = _text("Part of the name, in any case.", field_name="name", lookup_expr="icontains")
     database = _text("Django alias of the target.")
+    app = _text("Those of the Django app with this label.", method="of_app")
     kind = django_filters.ChoiceFilter(choices=Kind.choices, help_text="Kind of work.")
     created_after = AwareTimeFilter("created_at", "gte", help_text="Recorded at this time or later.")
     created_before = AwareTimeFilter("created_at", "lt", help_text="Recorded before this time.")
@@ -87,6 +89,10 @@ class MigrationFilter(django_filters.FilterSet):  # type: ignore[misc]
     class Meta:
         model = AsyncMigrationStatus
         fields: tuple[str, ...] = ()
+
+    def of_app(self, queryset: QuerySet[Any], name: str, label: str) -> QuerySet[Any]:
+        """Return the migrations whose files an app has."""
+        return queryset.filter(name__startswith=prefix_of_app(label))
 
     def __init__(self, data: QueryDict | None = None, *args: Any, **options: Any) -> None:
         # Generated clients repeat a parameter that is a list, people write commas.

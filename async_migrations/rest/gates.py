@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter
@@ -12,10 +15,12 @@ from rest_framework.response import Response
 from .. import asking, lifecycle
 from ..lifecycle import Wanted, gate
 from . import examples, permissions, schema
-from .door import LATER, SOON, Door
+from .answers import HoldsSerializer, VerdictSerializer
+from .bodies import HoldBody
+from .door import LATER, SOON, Door, names
 from .filters import TEXT
+from .refusals import PreconditionFailed
 from .scopes import scope_of
-from .serializers import HoldBody, HoldsSerializer, VerdictSerializer
 
 _RETRY_AFTER = {gate.PENDING: SOON, gate.BLOCKED: LATER}
 _HISTORY = 20
@@ -71,6 +76,9 @@ def _wanted(request: Request) -> Wanted:
     return Wanted(named["name"], named["prefix"], named["app"], asked.get("database"), known)
 
 
+_CONDITIONAL = (schema.IF_MATCH, schema.header("ETag", schema.ETAG, [200]))
+
+
 class HoldDoor(Door):
     """Whoever may look sees who holds what; setting and lifting has a permission of its own."""
 
@@ -86,12 +94,19 @@ class HoldDoor(Door):
         "async_migrations_hold_retrieve",
         "Look whether migrations are held",
         "The holds that are in force, and the last that were. With `database` only what applies to that target.",
-        answers={200: HoldsSerializer},
-        parameters=(schema.text("database", _DATABASE),),
+        answers={200: HoldsSerializer, 304: None},
+        parameters=(
+            schema.text("database", _DATABASE),
+            schema.IF_NONE_MATCH,
+            schema.header("ETag", schema.ETAG, [200, 304]),
+        ),
         examples=(schema.example("All is held", examples.HELD, 200),),
     )
     def get(self, request: Request) -> Response:
-        return _state(request)
+        answer = _state(request)
+        if names(request.headers.get("If-None-Match", ""), answer["ETag"]):
+            return Response(status=304, headers={"ETag": answer["ETag"]})
+        return answer
 
     @schema.documented(
         "async_migrations_hold",
@@ -103,8 +118,8 @@ class HoldDoor(Door):
         "for the same `database`; the same once more changes nothing.",
         request=HoldBody,
         answers={200: HoldsSerializer},
-        problems=schema.OF_A_BODY,
-        parameters=(schema.text("database", f"{_DATABASE} Without it: all of them."),),
+        problems=schema.OF_A_HOLD,
+        parameters=(schema.text("database", f"{_DATABASE} Without it: all of them."), *_CONDITIONAL),
         examples=(
             schema.example("All is held", examples.HELD, 200),
             OpenApiExample("Until tomorrow", examples.HOLD_REQUEST, request_only=True),
@@ -115,7 +130,8 @@ class HoldDoor(Door):
         _refuse_unknown_database(request)
         body = HoldBody(data=request.data)
         body.is_valid(raise_exception=True)
-        lifecycle.set_hold(database or "", origin=self.origin, **body.validated_data)
+        with _if_unchanged(request):
+            lifecycle.set_hold(database or "", origin=self.origin, **body.validated_data)
         return _state(request)
 
     @schema.documented(
@@ -124,15 +140,16 @@ class HoldDoor(Door):
         "End the hold that was set for exactly this `database`, or, without it, the one for all of them; what was held "
         "goes on at once. Nothing happens if there is none. What still is held, by another hold, is in the answer.",
         answers={200: HoldsSerializer},
-        problems=("csrf_failed",),
-        parameters=(schema.text("database", f"{_DATABASE} Without it: the hold on all of them."),),
+        problems=("csrf_failed", "precondition_failed"),
+        parameters=(schema.text("database", f"{_DATABASE} Without it: the hold on all of them."), *_CONDITIONAL),
         examples=(schema.example("Nothing is held", {**examples.HELD, "held": False, "holds": []}, 200),),
     )
     def delete(self, request: Request) -> Response:
         database = request.query_params.get("database")
         if scope_of(request).databases is not None:
             _refuse_unknown_database(request)
-        asking.lift(database or "", self.origin)
+        with _if_unchanged(request):
+            asking.lift(database or "", self.origin)
         return _state(request)
 
 
@@ -146,7 +163,23 @@ def _state(request: Request) -> Response:
         in_force, past = (found.filter(database__in=("", *known)) for found in (in_force, past))
     holds = list(in_force)
     state: dict[str, Any] = {"held": bool(holds), "holds": holds, "history": past[:_HISTORY]}
-    return Response(HoldsSerializer(state).data)
+    data = HoldsSerializer(state).data
+    return Response(data, headers={"ETag": f'"{hashlib.sha256(repr(data).encode()).hexdigest()[:16]}"'})
+
+
+@contextmanager
+def _if_unchanged(request: Request) -> Iterator[None]:
+    """Let the block write only if what is held at this address is what If-Match names, where it is sent.
+
+    Raises PreconditionFailed.
+    """
+    if (wanted := request.headers.get("If-Match")) is None:
+        yield
+        return
+    with lifecycle.changing_holds():
+        if not names(wanted, _state(request)["ETag"]):
+            raise PreconditionFailed
+        yield
 
 
 def _refuse_unknown_database(request: Request) -> None:

@@ -26,7 +26,7 @@ from rest_framework.request import Request
 
 from ..conf import conf
 from ..models import AsyncMigrationKey
-from .problems import KeyInUse, KeyReused
+from .refusals import KeyInUse, KeyReused
 from .scopes import scope_of
 
 logger = logging.getLogger("async_migrations")

@@ -18,9 +18,10 @@ from .. import asking, tasks
 from ..errors import ExecutionError
 from ..execution import janitor
 from . import examples, permissions, schema
+from .answers import DropSerializer, LeftoversSerializer
+from .bodies import DropBody
 from .door import Door
 from .scopes import scope_of
-from .serializers import DropBody, DropSerializer, LeftoversSerializer
 
 
 class JanitorDoor(Door):

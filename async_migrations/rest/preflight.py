@@ -13,8 +13,8 @@ from .. import lifecycle
 from ..execution import preflight
 from ..states import Direction
 from . import examples, schema
+from .answers import PreflightSerializer
 from .door import Door
-from .serializers import PreflightSerializer
 
 
 class PreflightDoor(Door):

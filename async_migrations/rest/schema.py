@@ -12,9 +12,9 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 
 from .. import limits
 from . import examples
+from .answers import ProblemSerializer
 from .filters import TEXT
 from .problems import CODES, MEDIA_TYPE
-from .serializers import ProblemSerializer
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -48,6 +48,7 @@ OF_A_VERB = (
     "unsupported_media_type",
 )
 OF_A_BODY = ("malformed_json", "csrf_failed", "length_required", "unsupported_media_type")
+OF_A_HOLD = (*OF_A_BODY, "precondition_failed")
 OF_BULK = (*OF_A_BODY, "too_many_items")
 OF_A_RUN = (*OF_A_VERB, "preflight_failed")
 OF_A_DROP = (
@@ -89,7 +90,7 @@ class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-
 class StrictBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
     """Unknown fields and texts without a word are refused, and the document says so."""
 
-    target_class = "async_migrations.rest.serializers.Strict"
+    target_class = "async_migrations.rest.bodies.Strict"
     match_subclasses = True
 
     def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class StrictBody(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
 class Tuning(OpenApiSerializerExtension):  # type: ignore[no-untyped-call]
     """The values of live tuning with their limits."""
 
-    target_class = "async_migrations.rest.serializers.TuningBody"
+    target_class = "async_migrations.rest.bodies.TuningBody"
     priority = 1  # Before StrictBody, which would find no field.
 
     def map_serializer(self, auto_schema: Any, direction: str) -> dict[str, Any]:
@@ -258,7 +259,7 @@ def _problem_example(code: str) -> OpenApiExample:
     return OpenApiExample(code, value=value, media_type=MEDIA_TYPE, status_codes=[str(status)], response_only=True)
 
 
-ETAG = "Changes whenever the migration does."
+ETAG = "Changes whenever what is answered does."
 RETRY_AFTER = "Seconds after which to look again; absent when the status is terminal."
 KEY = (
     "1 to 255 printable ASCII characters, a UUID for instance, new for each wish. The same request with the same key "
@@ -270,8 +271,8 @@ PREFER = request_header(
     "is terminal. With all places to wait taken it is answered at once, without `Preference-Applied`.",
 )
 PREFERENCE_APPLIED = "`wait=N` with the number that was gone by; absent: the answer was not held."
-IF_MATCH = request_header("If-Match", "An ETag: do it only if the migration still is what was read, else 412.")
-IF_NONE_MATCH = request_header("If-None-Match", "An ETag: answer 304 while the migration still is what was read.")
+IF_MATCH = request_header("If-Match", "An ETag: do it only if it still is what was read, else 412.")
+IF_NONE_MATCH = request_header("If-None-Match", "An ETag: answer 304 while it still is what was read.")
 
 
 def example(name: str, value: Any, *statuses: int) -> OpenApiExample:

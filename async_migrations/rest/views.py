@@ -19,17 +19,11 @@ from ..conf import conf
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import TERMINAL, Status
 from . import examples, pagination, permissions, schema, waiting
+from .bodies import EmptyBody, RunBody
 from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
 from .filters import ORDERABLE, MigrationFilter
 from .scopes import Scope, scope_of
-from .serializers import (
-    EmptyBody,
-    EventSerializer,
-    MigrationDetailSerializer,
-    MigrationSerializer,
-    RunBody,
-    SummarySerializer,
-)
+from .serializers import EventSerializer, MigrationDetailSerializer, MigrationSerializer, SummarySerializer
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 

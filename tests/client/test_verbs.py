@@ -11,6 +11,7 @@ import pytest
 
 from api.processes import ROOT
 from async_migrations import lifecycle
+from async_migrations.client import many
 from async_migrations.client.arguments import read
 from async_migrations.client.watching import WANTED
 from async_migrations.errors import ExecutionError
@@ -109,6 +110,46 @@ def test_2_says_what_was_refused_and_keeps_nothing_else_from_happening(cli, migr
     assert "[preflight_failed]\nerror    undefined_table" in doomed.stderr
 
 
+def test_many_in_one_request(cli, migration):
+    first, other = migration(), migration(database="second", name="store.migrations.0002_async")
+    done = cli("run", "--app", "shop", "--dry-run")
+    assert [line.split() for line in done.stdout.splitlines()] == [
+        ["ID", "OUTCOME", "STATUS", "DATABASE", "CODE", "NAME"],
+        [str(first.pk), "accepted", "SCHEDULED", "default", "-", first.name],
+    ]
+    assert (done.returncode, done.stderr, lifecycle.get(first.pk).status) == (0, "", "SCHEDULED")
+
+    answer = json.loads(cli("run", "--status", "scheduled", "--database", "second", "--json").stdout)
+    assert [(item["id"], item["outcome"]) for item in answer["items"]] == [(other.pk, "accepted")]
+    assert (answer["dry_run"], answer["counts"]["accepted"]) == (False, 1)
+    finish(other)
+    refused = cli("cancel", "--ids", first.pk, other.pk, 10**9)
+    assert refused.returncode == 2
+    assert [line.split()[1] for line in refused.stdout.splitlines()[1:]] == ["accepted", "refused", "not"]
+    told = refused.stderr.splitlines()
+    assert re.fullmatch(rf"Refused: {other.pk} {other.name} on second: cancel .* \[invalid_transition\]", told[0])
+    assert told[1:] == [f"Refused: there is no migration {10**9}."]
+    assert lifecycle.get(first.pk).status == "CANCELLED"
+    assert cli("cancel", "--search", "nothing").stdout == "No migrations.\n"
+
+
+def test_all_there_are_and_wait_for_them(cli, migration, start_worker):
+    start_worker()
+    rows = [migration(), migration(), migration("SELECT 1/0")]
+    done = cli("run", "--all", "--wait", "--timeout", "60")
+    assert done.returncode == 1
+    assert done.stdout.count("FINISHED, 100.0 %") == 2
+    assert f"{rows[2].pk} {rows[2].name} on default ended as ERROR, not FINISHED. division by zero" in done.stderr
+    assert set(many.STATUSES) == set(Status.values), "all there are"
+
+
+def test_2_for_more_than_can_be_asked_for_at_once(cli):
+    refused = cli("run", "--ids", *range(1, 502))
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "501" in refused.stderr
+    assert "[too_many_items]" in refused.stderr
+
+
 def test_2_for_whoever_may_not(cli_of, migration):
     row = migration()
     viewer = cli_of("viewer")("run", row.pk)
@@ -137,6 +178,14 @@ def test_2_for_what_is_unknown_or_ambiguous_and_nothing_is_started(cli, migratio
         ((), "usage:"),
         (("wait",), "usage:"),
         (("gate",), "say which migrations"),
+        (("run",), "say which migrations: ID, --ids"),
+        (("cancel", "1", "--status", "started"), "in one way"),
+        (("cancel", "--all", "--ids", "1"), "in one way"),
+        (("cancel", "--all", "--app", "shop"), "in one way"),
+        (("cancel", "--ids", "1", "--database", "second"), "leave --database out"),
+        (("run", "1", "--dry-run"), "--dry-run is for many"),
+        (("run", "--all", "--run-at", "2999-01-01T00:00:00Z"), "--run-at is for migrations that are named"),
+        (("pause", "--all"), "usage:"),
         (("run", "1", "--timeout", "5"), "add --wait"),
         (("list", "--url", "migrations.example.com"), "is no URL"),
         (("list", "--url", "https://me:secret@example.com"), "is no URL"),

@@ -18,7 +18,7 @@ from async_migrations import lifecycle, tasks
 from async_migrations.client.watching import Exit
 from async_migrations.lifecycle import Origin, Wanted
 from async_migrations.management.waiting import wait_at_gate
-from async_migrations.rest.serializers import HoldSerializer, VerdictSerializer
+from async_migrations.rest.answers import HoldSerializer, VerdictSerializer
 from tests.conftest import eventually
 from tests.db.conftest import carried_out
 from tests.db.test_command import call, first_line, shell, started

@@ -13,7 +13,7 @@ from async_migrations import lifecycle
 from async_migrations.errors import ExecutionError
 from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationAudit
-from async_migrations.rest.serializers import BulkSerializer
+from async_migrations.rest.answers import BulkSerializer
 from async_migrations.states import Direction, Status
 
 pytestmark = pytest.mark.django_db(databases=["default", "second"])

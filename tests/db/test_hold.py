@@ -285,3 +285,14 @@ def test_without_a_broker_a_back_off_that_is_held_ends_the_wait(migration, monke
     hold()
     tasks._carry_out_here(pk)
     assert lifecycle.get(pk).status == "STARTED"
+
+
+def test_who_looks_before_setting_one_is_not_overtaken() -> None:
+    def set_where_nothing_is_held(number: int) -> AsyncMigrationHold | None:
+        with lifecycle.changing_holds():
+            if lifecycle.holds_in_force().exists():
+                return None
+            return lifecycle.set_hold("", f"incident {number}", ALICE)
+
+    made = in_threads(8, set_where_nothing_is_held, numbered=True)
+    assert len([hold for hold in made if hold]) == AsyncMigrationHold.objects.count() == 1

@@ -36,7 +36,7 @@ BUILD = "CREATE INDEX CONCURRENTLY book_n_idx ON book (n)"
 UNIQUE = "CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)"
 
 # What every look at a build says, where nothing is in the way.
-ALWAYS = {"table", "lock", "duration", "disk_unknown", "migration_unknown", "lint", "not_linted"}
+ALWAYS = {"table", "lock", "duration", "disk_space", "disk_unknown", "migration_unknown", "lint", "not_linted"}
 
 
 def codes(row: AsyncMigrationStatus) -> set[str]:
@@ -401,6 +401,61 @@ def test_who_looks_with_few_privileges_says_what_was_not_seen(migration, monkeyp
         monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "assume_role", "looker")
         unseen = [each for each in preflight.look(migration(BUILD)) if each.code == "not_checked"]
     assert {each.detail["check"] for each in unseen} >= {"old_transactions", "replicas"}
+
+
+@pytest.fixture
+def looker(monkeypatch) -> Iterator[None]:
+    """Look with a role that may look, and is no worker's; nobody has said which role the workers have."""
+    monkeypatch.setitem(connections["default"].settings_dict["OPTIONS"], "assume_role", "looker")
+    with role(f"SELECT ON {AsyncMigrationCheckpoint._meta.db_table}"):
+        yield
+
+
+def warned(row: AsyncMigrationStatus) -> Finding:
+    """Return the warning about what the role may not look at; nothing refuses."""
+    seen = preflight.look(row)
+    assert ERROR not in {each.level for each in seen}
+    preflight.require(row)
+    return next(each for each in seen if each.level == WARNING and each.code == "not_checked")
+
+
+@pytest.mark.usefixtures("looker")
+@pytest.mark.parametrize("sql", [BUILD, "UPDATE book SET n = 1", "DELETE FROM book", "ALTER TABLE book ADD x int"])
+def test_a_role_that_is_no_workers_says_nothing_of_theirs(migration, settings, sql) -> None:
+    row = migration(sql)
+    unseen = warned(row)
+    assert "because looker, the role of this process, lacks" in unseen.message
+    assert "ASYNC_MIGRATIONS_PREFLIGHT_ROLE" in str(unseen.hint)
+    assert asking.ask("run", row.pk, Origin("test")).changed
+    settings.ASYNC_MIGRATIONS_PREFLIGHT_ROLE = "looker"
+    assert found(row, "not_allowed").level == ERROR
+
+
+@pytest.mark.usefixtures("looker")
+def test_a_role_that_is_no_workers_says_nothing_of_a_backfill(settings) -> None:
+    row = backfill()
+    assert "SELECT on book and UPDATE on book" in warned(row).message
+    query(f"GRANT UPDATE ON {AsyncMigrationCheckpoint._meta.db_table} TO looker")
+    assert found(row, "not_allowed").level == ERROR, "it may be the workers' now"
+
+
+@pytest.mark.usefixtures("looker")
+def test_what_the_role_cannot_see_is_not_said_to_be_missing(migration) -> None:
+    query("CREATE SCHEMA shelf")
+    try:
+        query("CREATE TABLE shelf.only_here (id int PRIMARY KEY, n int)")
+        query("CREATE INDEX only_here_idx ON shelf.only_here (n)")
+        statements = ["ALTER TABLE {}only_here ADD x int", "DROP INDEX {}only_here_idx"]
+        hidden = [migration(sql.format(where), name=f"{sql}{where}") for sql in statements for where in ("", "shelf.")]
+        for row in (*hidden, backfill(table="only_here")):
+            assert "shelf" in warned(row).message
+            assert "looker" in str(warned(row).hint)
+        query("GRANT USAGE ON SCHEMA shelf TO looker")
+        for row in hidden[::2]:
+            assert "not in the search path of looker" in warned(row).message
+        assert found(migration("ALTER TABLE nowhere ADD x int", name="c"), "undefined_table").level == ERROR
+    finally:
+        query("DROP SCHEMA shelf CASCADE")
 
 
 def test_timeouts_of_the_role_are_overridden(migration) -> None:

@@ -71,6 +71,8 @@ def test_a_filter_means_what_it_means_in_the_list(operator, migration):
     wanted = {"status": ["SCHEDULED", "ERROR"], "search": "SHOP", "database": "default", "kind": "sql"}
     assert outcomes(post(operator, RUN, filter=wanted)) == [(first.pk, "accepted")]
     assert outcomes(post(operator, RUN, filter={"name": "nothing"})) == []
+    stock = post(operator, CANCEL, filter={"app": "stock"})
+    assert [item["name"] for item in stock.json()["items"]] == ["stock.migrations.0002_a"]
 
 
 @pytest.mark.parametrize("door", [RUN, CANCEL])

@@ -9,7 +9,7 @@ from django.db import connection
 from django.utils import timezone
 
 from async_migrations import lifecycle, tasks
-from async_migrations.models import AsyncMigrationHold
+from async_migrations.models import AsyncMigrationAudit, AsyncMigrationHold
 from async_migrations.states import Status
 
 from .conftest import assert_problem
@@ -163,3 +163,38 @@ def test_the_database_knows_one_hold_of_a_kind(operator):
             "INSERT INTO async_migrations_asyncmigrationhold (database, reason, by, request_id, lifted_by) "
             "VALUES ('', '', '', '', '')"
         )
+
+
+# --- conditions ---
+
+
+def test_polling_is_cheap(viewer, operator):
+    etag = viewer.get(HOLD)["ETag"]
+    same = viewer.get(HOLD, headers={"If-None-Match": f"W/{etag}"})
+    assert (same.status_code, same["ETag"], same.content) == (304, etag, b"")
+    set_ = put(operator)
+    news = viewer.get(HOLD, headers={"If-None-Match": etag})
+    assert (news.status_code, news["ETag"]) == (200, set_["ETag"])
+    assert news["ETag"] != etag
+    expire()
+    assert viewer.get(HOLD, headers={"If-None-Match": news["ETag"]}).status_code == 200, "it has ended by itself"
+
+
+@pytest.mark.parametrize("method", ["put", "delete"])
+def test_what_was_read_is_changed_and_nothing_else(operator, method):
+    def change(etag):
+        return getattr(operator, method)(
+            HOLD, {"reason": "mine"}, content_type="application/json", headers={"If-Match": etag}
+        )
+
+    etag = put(operator)["ETag"]
+    put(operator, reason="somebody else's")
+    problem = assert_problem(change(etag), 412, "precondition_failed")
+    assert "Nothing was done" in problem["detail"]
+    assert [hold.reason for hold in lifecycle.holds_in_force()] == ["somebody else's"]
+    assert AsyncMigrationAudit.objects.latest("pk").code == "precondition_failed"
+    done = change(operator.get(HOLD)["ETag"])
+    assert done.status_code == 200
+    assert [hold.reason for hold in lifecycle.holds_in_force()] == (["mine"] if method == "put" else [])
+    assert_problem(change(etag), 412, "precondition_failed")
+    assert change("*").status_code == 200

@@ -84,6 +84,14 @@ def test_database_and_kind_filter(viewer, migration):
     assert names(viewer.get(URL, {"database": "second", "kind": "sql"})) == [other.name]
 
 
+def test_app_filters_by_the_label(viewer, migration, settings):
+    settings.MIGRATION_MODULES = {"admin": "shop.files"}
+    own, other = migration(name="shop.files.0001_a"), migration(name="shop.migrations.0001_a")
+    migration(name="shopping.migrations.0001_a")
+    assert names(viewer.get(URL, {"app": "admin"})) == [own.name]
+    assert names(viewer.get(URL, {"app": "shop"})) == [other.name]
+
+
 def test_created_after_and_before_are_a_half_open_range(viewer, migration):
     row = migration()
     at = row.created_at.isoformat()

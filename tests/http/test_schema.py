@@ -134,7 +134,7 @@ def test_polling_is_described(document):
 def test_the_parameters_of_the_list_are_all_there(document):
     parameters = {p["name"]: p for p in document["paths"]["/api/async-migrations"]["get"]["parameters"]}
     assert set(parameters) == {
-        "status", "name", "search", "database", "kind", "created_after", "created_before", "ordering", "page",
+        "status", "name", "search", "database", "app", "kind", "created_after", "created_before", "ordering", "page",
         "page_size", "X-Request-ID",
     }  # fmt: skip
     assert parameters["page_size"]["schema"]["maximum"] == 500

@@ -8,6 +8,21 @@ SELECT set_config('statement_timeout', %(statement)s, false), set_config('lock_t
 SELECT done FROM async_migrations_asyncmigrationcheckpoint
 WHERE name = %(name)s AND migration_id = %(migration_id)s AND direction = %(direction)s
 
+-- preflight_role --
+-- Who is not allowed to mark what is done is no worker.
+SELECT current_user::text AS role,
+       coalesce(has_table_privilege(to_regclass('async_migrations_asyncmigrationcheckpoint'), 'UPDATE'), false)
+           AS may_be_the_workers
+
+-- preflight_elsewhere --
+-- Where something has a name that means nothing to this role, and whether the role may use that schema.
+SELECT n.nspname::text AS schema, has_schema_privilege(n.oid, 'USAGE') AS usable
+FROM parse_ident(%(name)s, false) AS part
+JOIN pg_class AS c ON c.relname = part[array_length(part, 1)]
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE (array_length(part, 1) = 1 OR n.nspname = part[1]) AND n.nspname !~ '^pg_(temp|toast)'
+ORDER BY usable, schema LIMIT 1
+
 -- preflight_subject --
 -- The table that a name of a table or of an index means, and what the role may do with it. This locks nothing.
 SELECT t.oid::bigint AS oid, t.oid::regclass::text AS "table", r.role,
@@ -41,6 +56,70 @@ SELECT sum(pg_table_size(c.oid))::bigint AS table_bytes, sum(pg_indexes_size(c.o
             ELSE sum(c.reltuples) FILTER (WHERE c.relkind <> 'p')::bigint END AS rows
 FROM family
 JOIN pg_class AS c USING (oid)
+
+-- preflight_tablespace --
+-- Temporary tables and their indexes go where others go.
+SELECT set_config('temp_tablespaces', coalesce(quote_ident(nullif(current_setting('default_tablespace'), '')), ''), false)
+
+-- preflight_index --
+-- Of an index that is there.
+SELECT pg_relation_size(c.oid) AS bytes, s.oid::bigint AS oid, s.spcname AS tablespace
+FROM pg_class AS c
+JOIN pg_database AS d ON d.datname = current_database()
+JOIN pg_tablespace AS s ON s.oid = coalesce(nullif(c.reltablespace, 0), d.dattablespace)
+WHERE c.oid = %(oid)s
+
+-- preflight_twin --
+-- What an index on an empty copy tells of the one that is to be built: where it lies, and by the statistics of the table
+-- the rows, the bytes of a key, and how many keys differ. NULL where that is not known.
+WITH RECURSIVE family (oid) AS (
+    SELECT to_regclass(%(table)s)::oid
+    UNION
+    SELECT i.inhrelid
+    FROM pg_inherits AS i
+    JOIN family ON i.inhparent = family.oid
+    JOIN pg_class AS p ON p.oid = family.oid AND p.relkind = 'p'
+), size AS (
+    SELECT CASE WHEN bool_and(c.reltuples >= 0) THEN sum(c.reltuples)::float END AS rows
+    FROM family
+    JOIN pg_class AS c USING (oid)
+    WHERE c.relkind <> 'p'
+), keys AS (
+    SELECT coalesce(s.avg_width, nullif(t.typlen, -1)) AS width,
+           CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * size.rows ELSE s.n_distinct END AS different
+    FROM size
+    JOIN pg_index AS i ON i.indexrelid = to_regclass(%(name)s)
+    JOIN pg_attribute AS k ON k.attrelid = i.indexrelid
+    JOIN pg_type AS t ON t.oid = k.atttypid
+    LEFT JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[k.attnum - 1] AND a.attnum > 0
+    LEFT JOIN LATERAL (
+        SELECT p.avg_width, p.n_distinct
+        FROM pg_class AS c
+        JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_stats AS p ON p.schemaname = n.nspname AND p.tablename = c.relname AND p.attname = a.attname
+        WHERE c.oid = to_regclass(%(table)s)
+        ORDER BY p.inherited DESC LIMIT 1
+    ) AS s ON true
+)
+SELECT m.amname AS method, pg_get_expr(i.indpred, i.indrelid) AS condition, size.rows,
+       (SELECT CASE WHEN bool_and(width IS NOT NULL) THEN sum(width) END FROM keys)::int AS width,
+       -- What is unique, or carries further columns, is kept row by row.
+       CASE WHEN i.indisunique OR i.indnatts > i.indnkeyatts THEN size.rows
+            ELSE (SELECT exp(sum(ln(greatest(1, coalesce(different, size.rows))))) FROM keys) END AS "distinct",
+       s.oid::bigint AS oid, s.spcname AS tablespace
+FROM pg_index AS i
+CROSS JOIN size
+JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_am AS m ON m.oid = c.relam
+JOIN pg_database AS d ON d.datname = current_database()
+JOIN pg_tablespace AS s ON s.oid = coalesce(nullif(c.reltablespace, 0), d.dattablespace)
+WHERE i.indexrelid = to_regclass(%(name)s)
+
+-- preflight_server --
+-- Where the server keeps a tablespace, and since when it runs. The view leaves out what the role may not see.
+SELECT (SELECT setting FROM pg_settings WHERE name = 'data_directory') AS directory,
+       pg_tablespace_location(%(tablespace)s::oid) AS location,
+       extract(epoch FROM pg_postmaster_start_time())::float AS started
 
 -- preflight_busy --
 -- Who builds, vacuums or alters the tables, or waits for that; reading and writing does not count.

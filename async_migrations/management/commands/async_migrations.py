@@ -9,28 +9,26 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import InterfaceError, OperationalError, ProgrammingError, connections
-from django.utils import timezone
 
 from async_migrations import lifecycle
-from async_migrations.asking import ask, drop, lift, refused, tell, tell_tuned
+from async_migrations.asking import ask, refused, tell, tell_tuned
 from async_migrations.client.watching import Bars, Exit, Lines, Watch, reasons
 from async_migrations.conf import conf
 from async_migrations.contract import as_dict, detail_as_dict
-from async_migrations.errors import ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
-from async_migrations.execution import janitor, preflight
+from async_migrations.errors import PreflightFailed, TransitionRefused
+from async_migrations.execution import preflight
 from async_migrations.execution.findings import ERROR
-from async_migrations.execution.janitor import Leftover
-from async_migrations.lifecycle import Answer, Wanted, audit
+from async_migrations.lifecycle import Answer, Wanted
 from async_migrations.limits import OutOfLimits
-from async_migrations.management import auditing, grants, many, webhooks
+from async_migrations.management import auditing, grants, holding, leftovers, many, webhooks
 from async_migrations.management.arguments import EPILOG, add_verbs
 from async_migrations.management.display import Display
 from async_migrations.management.grants import Roles
+from async_migrations.management.naming import find
 from async_migrations.management.origin import origin
 from async_migrations.management.waiting import GATE_EXITS, wait, wait_at_gate
 from async_migrations.models import AsyncMigrationStatus
@@ -68,9 +66,9 @@ class Command(BaseCommand):
             "wait": self._wait,
             "tune": self._tune,
             "gate": self._gate,
-            "hold": self._hold,
-            "lift": self._lift,
-            "janitor": self._janitor,
+            "hold": lambda options: holding.hold(self.display, options),
+            "lift": lambda options: holding.lift(self.display, options),
+            "janitor": lambda options: leftovers.act(self.display, self.stderr, options),
             "webhooks": self._webhooks,
             "audit": self._audit,
             "grants": self._grants,
@@ -194,45 +192,6 @@ class Command(BaseCommand):
             self.display.json(asdict(verdict))
         return GATE_EXITS[verdict.state]
 
-    def _hold(self, options: Options) -> Exit:
-        """Set a hold; without a reason show those that are in force."""
-        if options["reason"] is None:
-            if options["until"]:
-                raise CommandError("Say --reason too: others wonder why nothing moves.", returncode=Exit.REFUSED)
-            found = list(lifecycle.holds_in_force(options["database"]))
-            self.display.holds(found)
-            return Exit.DONE
-        reason, until, alias = options["reason"].strip(), options["until"], options["database"]
-        if problem := _wrong_with_hold(reason, until, alias):
-            raise CommandError(problem, returncode=Exit.REFUSED)
-        self.display.holds([lifecycle.set_hold(alias or "", reason, origin(), expires_at=until)])
-        return Exit.DONE
-
-    def _lift(self, options: Options) -> Exit:
-        alias = options["database"]
-        lifted = lift(alias or "", origin())
-        where = f"on {alias}" if alias else "on all databases"
-        self.display.line(f"Lifted: {lifted} ({where})." if lifted else f"Nothing to do: there is no hold {where}.")
-        left = list(lifecycle.holds_in_force(alias))
-        if left or self.display.as_json:
-            self.display.holds(left)
-        return Exit.DONE
-
-    def _janitor(self, options: Options) -> Exit:
-        """List what builds have left behind; with --drop, drop all of it but what is somebody's by now."""
-        aliases = [options["database"]] if options["database"] else janitor.databases()
-        try:
-            found = [leftover for alias in aliases for leftover in janitor.leftovers(alias)]
-        except ExecutionError as exc:
-            code = Exit.UNREACHABLE if exc.retryable else Exit.REFUSED
-            raise CommandError(f"{exc.message} {exc.hint or ''}".strip(), returncode=code) from exc
-        if not options["drop"]:
-            self.display.leftovers(found)
-            return Exit.DONE
-        codes = [self._drop(leftover) for leftover in found]
-        self.display.leftovers([leftover for leftover, code in zip(found, codes, strict=True) if code == Exit.DONE])
-        return max(codes, default=Exit.DONE)
-
     def _webhooks(self, options: Options) -> Exit:
         return webhooks.act(options, self.display)
 
@@ -247,23 +206,6 @@ class Command(BaseCommand):
             raise CommandError(f"There is no database {alias!r}: {', '.join(connections)}.", returncode=Exit.REFUSED)
         owner = options["owner"] or (options["migrate"] if alias != conf.control_database else None)
         self.stdout.write(grants.sql(alias, Roles(options["api"], options["worker"], options["migrate"], owner)))
-        return Exit.DONE
-
-    def _drop(self, leftover: Leftover) -> Exit:
-        """Drop one; what becomes of it keeps none of the others."""
-        name = f"{leftover.schema}.{leftover.name} on {leftover.database}"
-        try:
-            drop(leftover.database, leftover.schema, leftover.name, origin(), janitor.drop)
-        except NotALeftover as exc:
-            audit.refuse("drop_leftover", origin(), exc.code, str(exc), database=leftover.database)
-            self.stderr.write(printable(f"Refused: {exc}"))
-            return Exit.REFUSED
-        except ExecutionError as exc:
-            failed = audit.Outcome.FAILED
-            audit.refuse("drop_leftover", origin(), exc.code, str(exc), database=leftover.database, outcome=failed)
-            self.stderr.write(printable(f"Not dropped: {name}: {exc.message} {exc.hint or ''}".rstrip()))
-            return Exit.FAILED
-        self.display.line(f"Dropped: {name}.")
         return Exit.DONE
 
     def _wait_for(self, watches: Sequence[Watch], timeout: float | None) -> Exit:
@@ -297,43 +239,6 @@ class Command(BaseCommand):
             return input("\nCarry out this backward SQL? [y/N] ").strip().lower() in {"y", "yes"}
         except EOFError:
             return False
-
-
-def _wrong_with_hold(reason: str, until: datetime | None, alias: str | None) -> str:
-    """Say why a hold cannot be set; empty when it can."""
-    if not 0 < len(reason) <= 1000:
-        return "Give a --reason of 1 to 1000 characters."
-    if until is not None and until <= timezone.now():
-        return f"--until {until.isoformat()} is over: the hold would never be in force."
-    known = lifecycle.databases()
-    return f"There is no database {alias!r}. There are: {', '.join(known)}." if alias and alias not in known else ""
-
-
-def find(words: Sequence[str], database: str | None) -> list[AsyncMigrationStatus]:
-    """Return the migrations that are meant, each once, in the order given.
-
-    words: ids, full names, or the last parts of names. Raises CommandError for one that is unknown or ambiguous.
-    """
-    rows = {row.pk: row for row in (_find(word, database) for word in words)}
-    return list(rows.values())
-
-
-def _find(word: str, database: str | None) -> AsyncMigrationStatus:
-    known = lifecycle.rows().filter(database=database) if database else lifecycle.rows()
-    if word.isdecimal():
-        found = list(known.filter(pk=int(word)))
-    else:
-        found = list(known.filter(name=word)) or list(known.filter(name__endswith=f".{word}"))
-    if len(found) == 1:
-        return found[0]
-    if not found:
-        where = f" on database {database!r}" if database else ""
-        raise CommandError(
-            f"There is no migration {word!r}{where}; `manage.py async_migrations list` shows what there is.",
-            returncode=Exit.REFUSED,
-        )
-    which = ", ".join(f"{row.pk} is {row.name} on {row.database}" for row in reversed(found))
-    raise CommandError(f"{word!r} is ambiguous: {which}. Say the id, or --database.", returncode=Exit.REFUSED)
 
 
 @contextmanager
