@@ -145,7 +145,7 @@ class Conf:
     throttle_foreground_writes = Setting[float | None](
         20, _limit, "writing transactions a second of others above which a backfill goes gently, or off."
     )
-    gentle_duty_cycle = Setting(0.2, _share, "share of the time that a backfill is at work while it goes gently.")
+    gentle_duty_cycle = Setting(0.1, _share, "share of the time that a backfill is at work while it goes gently.")
     throttle_callables = Setting[tuple[str, ...]](
         (), _names, "dotted paths of functions: alias -> reason to wait, or None."
     )

@@ -23,8 +23,8 @@ _GAIN = 0.25
 _OUTLIER = 2.0
 _GROWTH = 2.0
 
-# Seconds of a batch while it goes gently: some hundred rows. Far smaller ones would be nothing but their commits.
-_GENTLE_SECONDS = 0.003
+# Seconds of a batch while it goes gently: a few hundred rows. Far smaller ones would be nothing but their commits.
+_GENTLE_SECONDS = 0.0015
 
 #: Rows of the first batch, before anything is known.
 FIRST = 1000
