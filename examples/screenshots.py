@@ -36,7 +36,7 @@ NARROW: ViewportSize = {"width": 375, "height": 812}
 
 def take() -> bool:
     """Bring the demo up, take the pictures, and leave nothing behind."""
-    with place("screenshots", **showroom.VARIABLES) as where:
+    with place("screenshots", disk=0, **showroom.VARIABLES) as where:
         where.migrate_service()
         where.migrate_project(showroom.SETTINGS)
         password = _superuser(where)

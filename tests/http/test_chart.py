@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
-from django.contrib.auth.hashers import PBKDF2PasswordHasher
-from django.contrib.auth.models import User
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from async_migrations.models import AsyncMigrationSample, AsyncMigrationStatus
 from async_migrations.states import Status
-from tests.browser import browser as real_browser
+from tests.browser import expect
 
-from .test_browser_headers import there
-from .test_dashboard import browser, poll, user  # noqa: F401 - a fixture
+from .conftest import poll, user
 
 pytestmark = pytest.mark.django_db(databases=["default", "second"])
 
@@ -51,7 +49,7 @@ def chart_of(client, row):
     return answer.json()
 
 
-def test_it_works(browser, curve):  # noqa: F811
+def test_it_works(browser, curve):
     waits = {"throttled": "lock_waiters"}
     points = (rows(0, 0), rows(2, 2000), rows(4, 4000), rows(6, 4000, **waits), rows(8, 4000, **waits), rows(10, 5000))
     row = curve(*points, rows(60, 5000, attempt=2), rows(62, 8000, attempt=2), kind="backfill")
@@ -69,7 +67,7 @@ def test_it_works(browser, curve):  # noqa: F811
     assert chart["said"] == "Rows a second over 1 min 2 s: between 0 and 1,500, throttled once, now 1,500."
 
 
-def test_a_build_shows_how_far_it_was_and_its_phases(browser, curve):  # noqa: F811
+def test_a_build_shows_how_far_it_was_and_its_phases(browser, curve):
     scan, load = {"phase": "scanning table", "unit": "blocks"}, {"phase": "loading tuples", "unit": "tuples"}
     row = curve(
         {"at": 0, "percent": 1.0, "done": 1, "total": 9, **scan},
@@ -89,7 +87,7 @@ def test_a_build_shows_how_far_it_was_and_its_phases(browser, curve):  # noqa: F
     )
 
 
-def test_where_there_is_nothing_to_draw_it_says_why(browser, curve, migration):  # noqa: F811
+def test_where_there_is_nothing_to_draw_it_says_why(browser, curve, migration):
     client = browser()
     assert chart_of(client, migration()) == {"at": [], "why": ""}
     assert chart_of(client, curve({"at": 0}, status=Status.ERROR)) == {"at": [], "why": ""}
@@ -98,12 +96,12 @@ def test_where_there_is_nothing_to_draw_it_says_why(browser, curve, migration): 
     assert "does not say how far" in chart_of(client, silent)["why"]
 
 
-def test_it_is_of_the_last_run_alone(browser, curve):  # noqa: F811
+def test_it_is_of_the_last_run_alone(browser, curve):
     row = curve(rows(-60, 0), rows(-50, 9000), rows(1, 10), rows(3, 30), kind="backfill")
     assert chart_of(browser(), row)["done"] == [10, 30]
 
 
-def test_who_has_it_is_not_sent_it_again(browser, curve):  # noqa: F811
+def test_who_has_it_is_not_sent_it_again(browser, curve):
     row = curve(rows(0, 0), rows(2, 20), kind="backfill")
     client, path = browser(), f"/migrations/{row.pk}/chart"
     tag = client.get(path).headers["ETag"]
@@ -117,7 +115,7 @@ def test_who_has_it_is_not_sent_it_again(browser, curve):  # noqa: F811
     assert poll(client, path, tag).json()["done"][-1] == 40
 
 
-def test_many_points_take_as_many_queries_as_few(browser, curve):  # noqa: F811
+def test_many_points_take_as_many_queries_as_few(browser, curve):
     client = browser()
 
     def queries(path):
@@ -132,7 +130,7 @@ def test_many_points_take_as_many_queries_as_few(browser, curve):  # noqa: F811
         assert queries(path.format(few.pk)) == queries(path.format(many.pk)) <= 9
 
 
-def test_who_may_not_look(client, browser, curve):  # noqa: F811
+def test_who_may_not_look(client, browser, curve):
     path = f"/migrations/{curve(rows(0, 0), rows(2, 20), kind='backfill').pk}/chart"
     assert client.get(path).headers["Location"] == f"/login?next={path}"
     assert poll(client, path).status_code == 204
@@ -143,25 +141,22 @@ def test_who_may_not_look(client, browser, curve):  # noqa: F811
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "second"], serialized_rollback=True)
-def test_in_a_browser(shared_api, control, curve, tmp_path):
+def test_it_is_drawn_and_goes_on_by_itself(open_page, curve):
     waits = {"throttled": "lock_waiters"}
     row = curve(rows(0, 0), rows(2, 2000), rows(4, 4000, **waits), rows(6, 4000), kind="backfill")
-    password = PBKDF2PasswordHasher().encode("correct horse", "salt", 1000)
-    User.objects.create(username="alice", password=password, is_superuser=True)
-    with real_browser(tmp_path / "profile") as page:
-        page.visit(f"{shared_api.url}/login?next=/migrations/{row.pk}")
-        page.run("document.querySelector('[name=username]').value = 'alice'")
-        page.run("document.querySelector('[name=password]').value = 'correct horse'")
-        page.follow("document.querySelector('.narrow button').click()")
-        assert page.run(there("#chart:not([hidden]) canvas")) == 1
-        page.run("window.canvas = document.querySelector('#chart canvas')")
-        page.run("document.getElementById('chart-points').open = true")
-        assert page.run("document.getElementById('chart-plot').getAttribute('aria-label')").endswith("now 0.")
-        assert page.run("document.querySelector('#chart-bands').innerText").startswith("throttled by lock_waiters")
-        add(row, **rows(8, 8000))
-        AsyncMigrationStatus.objects.update(updated_at=row.started_at, progress_done=8000)
-        assert page.run(there("#chart-plot[aria-label$='now 2,000.']")) == 1, "without loading the page again"
-        assert page.run("document.querySelector('#chart canvas') === window.canvas") is True
-        assert page.run("document.querySelector('#chart-numbers tbody').rows.length") == 5
-        assert page.run("document.getElementById('chart-points').open") is True
-        assert not page.complaints, "\n".join(page.complaints)
+    page = open_page(user("view"))
+    page.goto(f"/migrations/{row.pk}")
+    plot = page.locator("#chart-plot")
+    expect(plot.locator("canvas")).to_be_visible()
+    page.evaluate("() => { window.canvas = document.querySelector('#chart canvas') }")
+    page.locator("#chart-points summary").click()
+    expect(plot).to_have_attribute("aria-label", re.compile("now 0\\.$"))
+    expect(page.locator("#chart-bands")).to_contain_text("throttled by lock_waiters")
+    add(row, **rows(8, 8000))
+    AsyncMigrationStatus.objects.update(updated_at=row.started_at, progress_done=8000)
+    expect(plot).to_have_attribute("aria-label", re.compile("now 2,000\\.$"))
+    assert page.evaluate("() => document.querySelector('#chart canvas') === window.canvas"), (
+        "the page was not loaded again"
+    )
+    expect(page.locator("#chart-numbers tbody tr")).to_have_count(5)
+    expect(page.locator("#chart-points")).to_have_attribute("open", "")
