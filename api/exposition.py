@@ -26,15 +26,15 @@ def expose() -> int:
     """Answer HTTP until the worker ends; without a free address, or nothing to show, say so and leave it at that."""
     # Imported here: this process has no settings yet, and the others no use for a server.
     from prometheus_client import CollectorRegistry, start_http_server
-    from prometheus_client.multiprocess import MultiProcessCollector
 
     from api.settings import METRICS_BIND
+    from async_migrations.counting import Collector
 
     assert METRICS_BIND is not None
     host, port = METRICS_BIND
     registry = CollectorRegistry()
     try:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        Collector(registry)
         _, thread = start_http_server(port, host, registry)
     except ValueError:
         logger.error("no metrics: METRICS_BIND needs PROMETHEUS_MULTIPROC_DIR, which `python -m api worker` sets")

@@ -29,7 +29,6 @@ from .parsers import JSONOnly
 if counting.INSTALLED:
     from prometheus_client import CollectorRegistry, exposition
     from prometheus_client.core import GaugeMetricFamily
-    from prometheus_client.multiprocess import MultiProcessCollector
     from prometheus_client.openmetrics import exposition as openmetrics
 
 NOT_INSTALLED = "There are no metrics here: prometheus_client is missing. Run: pip install prometheus-client"
@@ -84,7 +83,7 @@ def _samples() -> Iterator[tuple[str, tuple[str, ...], float]]:
 def counters(registry: Any) -> None:
     """Have a registry hold what was counted: by all processes that share PROMETHEUS_MULTIPROC_DIR, else by this one."""
     try:
-        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        counting.Collector(registry)
     except ValueError:  # There is no such directory.
         for metric in counting.METRICS:
             registry.register(metric)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Iterator
@@ -45,11 +46,13 @@ def scraped(client: httpx.Client) -> dict[str, float]:
 def test_web_and_worker_are_seen_in_one_scrape_while_the_collector_of_traces_is_away(
     processes, start_worker, api, tmp_path
 ) -> None:
-    # Given two web processes and a worker that share a directory, and a file in it of a process that is gone
+    # Given two web processes and a worker that share a directory, in it a file of a process that is gone, and one that
+    # a process has made this moment
     shared = tmp_path / "metrics"
     shared.mkdir()
     stale = shared / "counter_4194305.db"  # Linux has no process ids above 4194304.
     stale.touch()
+    (shared / f"counter_{os.getpid()}.db").touch()
     env = {"PROMETHEUS_MULTIPROC_DIR": str(shared), "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     env["OTEL_EXPORTER_OTLP_ENDPOINT"] = f"http://127.0.0.1:{free_port()}"
     port = free_port()
