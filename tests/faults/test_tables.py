@@ -6,12 +6,14 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import psycopg2
 import pytest
 from django.db import connection
 
 from async_migrations import lifecycle
+from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.conftest import eventually
 from tests.db.conftest import index_is_valid, kinds, query
@@ -82,10 +84,9 @@ def test_two_builds_on_one_table_asked_for_at_once(
     for _ in chance.times(5):
         with ledger.injecting(f"two builds on one table at once, {places} at a time allowed") as injection:
             sql = [f"CREATE INDEX CONCURRENTLY book_{number}_idx ON book (title, n)" for number in range(2)]
-            with held(*OLD_SNAPSHOT):  # The first one cannot end before the second one could begin.
+            with held(*OLD_SNAPSHOT):  # Neither can end before the other one has met it.
                 pks = [scene.run(statement) for statement in sql]
-                scene.phase(pks[0], "waiting for old snapshots")
-                time.sleep(1)
+                eventually(partial(_one_builds_and_one_waits, pks), what="one builds and one waits for its turn")
             rows = [scene.finished(pk) for pk in pks]
             assert [row.attempt for row in rows] == [1, 1], [story(row) for row in rows]
             assert not any("repair" in story(row) for row in rows)
@@ -93,6 +94,12 @@ def test_two_builds_on_one_table_asked_for_at_once(
             injection.ended = "both FINISHED, one attempt each"
             scene.check(*pks)
         query("DROP INDEX book_0_idx, book_1_idx")
+
+
+def _one_builds_and_one_waits(pks: list[int]) -> bool:
+    """Whether one of two is stopped by the old snapshot, and the other by it; where two may run, either may be first."""
+    phases = sorted(AsyncMigrationStatus.objects.filter(pk__in=pks).values_list("phase", flat=True))
+    return phases[0] == "waiting for old snapshots" and phases[1].startswith("waits for its turn")
 
 
 class Reader:
