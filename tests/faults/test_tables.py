@@ -97,7 +97,7 @@ def test_two_builds_on_one_table_asked_for_at_once(
 
 
 def _one_builds_and_one_waits(pks: list[int]) -> bool:
-    """Whether one of two is stopped by the old snapshot, and the other by it; where two may run, either may be first."""
+    """Whether the old snapshot stops one of two, and that one the other; where two may run, either may be first."""
     phases = sorted(AsyncMigrationStatus.objects.filter(pk__in=pks).values_list("phase", flat=True))
     return phases[0] == "waiting for old snapshots" and phases[1].startswith("waits for its turn")
 
