@@ -148,6 +148,7 @@ def _table(ways: Sequence[Way], rounds: int, screen: Screen) -> Table:
         "p99 of reads",
         "of writes",
         "served a second",
+        "took",
     )
     for way in ways:
         figures = (
@@ -157,7 +158,7 @@ def _table(ways: Sequence[Way], rounds: int, screen: Screen) -> Table:
             percentile(way.reads, 0.99),
             percentile(way.writes, 0.99),
         )
-        table.add_row(way.label, *map(milliseconds, figures), f"{way.served / way.seconds:.1f}")
+        table.add_row(way.label, *map(milliseconds, figures), f"{way.served / way.seconds:.1f}", f"{way.seconds / rounds:.0f} s")
     return table
 
 

@@ -105,7 +105,7 @@ class ProcessChanger:
         return rows.select_for_update(of=("self",), no_key=True)
 
     def _rows(self, condition: Condition) -> list[dict[str, Any]]:
-        return self._shared.select(
+        return self._shared.read(
             f"SELECT * FROM {self._keyset.relation} WHERE {self._meant(condition)} FOR NO KEY UPDATE"  # noqa: S608
         )
 

@@ -274,6 +274,10 @@ class Shared:
         """Return the rows of a named query."""
         return self._rows(queries()[query], parameters)
 
+    def read(self, sql: str) -> list[dict[str, Any]]:
+        """Return the rows of a query that was made for one table, as a part of the transaction under way."""
+        return self._rows(sql, None)
+
     def select(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query that was made for one table. Raises ExecutionError, and spoils no transaction."""
         with translated_by_django(), transaction.atomic(using=self._connection.alias):

@@ -83,7 +83,10 @@ class Walk:
         self._changer = changer(orders, session, definition, keyset)
         self._pace = Pace(lane.batch_size)
         self._seeking = self._sparse = False
-        self._unproven = bool(definition.where) and orders.migration.options.get("verify", "take") == "take"
+        # A sweep meets what the application goes on writing: that proves nothing about the change.
+        sweep = lane.number >= int(orders.migration.options.get("lanes", 1))
+        verified = orders.migration.options.get("verify", "take") == "take"
+        self._unproven = bool(definition.where) and verified and not sweep
         self._divides = definition.update and keyset.whole
         self._stretch_size: int | None = None
         self._locked_since: float | None = None
@@ -91,7 +94,7 @@ class Walk:
         self._throttle: Throttle | None = None
         self._throttle_wish: Any = None
         self._looked_at = 0.0
-        self._committed = 0
+        self._failed = 0
         self._gently = False
         window = orders.migration.options.get("window")
         self._window = Window.parse(window) if window else None
@@ -175,12 +178,13 @@ class Walk:
     def _change(self, piece: Piece, then: Place) -> int:
         """Change a piece and checkpoint, in one transaction; return how many rows were changed."""
         condition = self._condition(piece)
+        self._failed += 1  # Until it has committed: what is rolled back has been a transaction too.
         with self._changer.transaction():
             rows = self._changer.change(condition)
             if rows and self._unproven:
                 self._prove(condition, rows)
             self._checkpoint(then, rows)
-        self._committed += 1
+        self._failed -= 1
         self._lane.place = then
         self.rows += rows
         counting.rows_done(self._orders.migration.database, rows)
@@ -192,7 +196,6 @@ class Walk:
         """Checkpoint without a change."""
         with self._changer.transaction():
             self._checkpoint(place, 0)
-        self._committed += 1
         self._lane.place = place
 
     def _checkpoint(self, place: Place, rows: int) -> None:
@@ -260,12 +263,15 @@ class Walk:
 
     def _try(self, piece: Piece) -> None:
         """Try a piece that is deferred; take it apart if it cannot be changed as a whole."""
+        began = time.monotonic()
         try:
-            self._change(piece, self._lane.place.without(piece))
+            rows = self._change(piece, self._lane.place.without(piece))
             self._locked_since = None
         except ExecutionError as error:
             if self._is_of_rows(error):
                 self._take_apart(piece, error)
+        else:
+            self._rest(rows, time.monotonic() - began)
 
     def _take_apart(self, piece: Piece, error: ExecutionError) -> None:
         """Halve a deferred piece and try both halves, down to the row that is bad, or to few that are locked."""
@@ -282,7 +288,7 @@ class Walk:
         halves = Piece(piece.after, middle, piece.part), Piece(middle, piece.upto, piece.part)
         self._move_to(self._lane.place.without(piece, *halves))
         for half in halves:
-            self._orders.go_on()
+            self._stand_by()
             self._try(half)
 
     def _wait_for_lock(self, error: ExecutionError) -> None:
@@ -334,8 +340,8 @@ class Walk:
     def _wait_until_healthy(self) -> None:
         while (found := self._health().look()) is not None:
             self._wait_out(found)
-        # Other lanes are about as fast as this one.
-        writes = self._health().foreground(self._committed * int(self._orders.migration.options.get("lanes", 1)))
+        done = self._session.one("batches_done", name=self._orders.migration.name)["batches"]
+        writes = self._health().foreground(done + self._failed)
         self._gently = writes is not None
         self._orders.goes_gently("" if writes is None else f"gently: others write {writes:.0f} times a second")
         self._looked_at = time.monotonic()

@@ -35,9 +35,11 @@ def arrays(user: str) -> dict[str, ArraySubquery]:
     """
     model: Any = get_user_model()
     of_users, of_groups = model.user_permissions.through.objects, Group.permissions.through.objects
-    groups = model.groups.through.objects.filter(user=OuterRef(OuterRef(user))).values("group_id")
+    # Django names the column of the user after the project's own model.
+    who, member = model.user_permissions.field.m2m_field_name(), model.groups.field.m2m_field_name()
+    groups = model.groups.through.objects.filter(**{member: OuterRef(OuterRef(user))}).values("group_id")
     return {
-        "of_user": ArraySubquery(of_users.filter(user=OuterRef(user)).values("permission_id")),
+        "of_user": ArraySubquery(of_users.filter(**{who: OuterRef(user)}).values("permission_id")),
         "of_groups": ArraySubquery(of_groups.filter(group_id__in=groups).values("permission_id")),
     }
 

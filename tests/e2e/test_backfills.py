@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from django.db import connection
 
 from api.processes import worker_command
 from async_migrations import lifecycle
+from async_migrations.execution.session import Session
 from async_migrations.migration_helpers import make_backfill_migration
 from tests.conftest import Process, environment, eventually
 from tests.db.conftest import kinds, query
@@ -250,6 +252,32 @@ def test_a_standby_that_stops_to_replay_holds_it_up(scene: Scene, crew: Crew) ->
     scene.hurry(pk)
     assert_each_once(scene, pk)
     assert "throttled" in kinds(lifecycle.get(pk))
+
+
+def test_it_goes_gently_while_others_write(scene: Scene, crew: Crew) -> None:
+    gone = threading.Event()
+
+    def shop() -> None:
+        with Session("default", "shop") as session:
+            while not gone.wait(0.004):
+                session.execute("UPDATE till SET n = n + 1")
+
+    query("CREATE TABLE till AS SELECT 0 AS n")
+    writer = threading.Thread(target=shop)
+    try:
+        writer.start()
+        # Two lanes: none takes the batches of the other for those of the shop.
+        pk = begun(scene.client, **{**SLOWLY, "throttle": {"lock_waiters": None}}, lanes=2)
+        eventually(lambda: "gently: others write" in row(scene.client, pk)["phase"], what="it goes gently")
+        gone.set()
+        writer.join()
+        eventually(lambda: row(scene.client, pk)["phase"] == "changing rows", what="it goes as before")
+    finally:
+        gone.set()
+        writer.join()
+        query("DROP TABLE till")
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
 
 
 def test_bad_rows_are_listed_and_tried_again_alone(scene: Scene, crew: Crew) -> None:

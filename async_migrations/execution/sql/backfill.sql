@@ -106,6 +106,10 @@ SELECT count(*) AS lanes, count(*) FILTER (WHERE NOT finished) AS unfinished, co
         WHERE b.name = %(name)s AND b.migration_id = %(migration_id)s) AS bad_rows
 FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
 
+-- batches_done --
+-- Each was one transaction, whoever made it.
+SELECT coalesce(sum(batches), 0)::bigint AS batches FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
+
 -- set_aside --
 INSERT INTO async_migrations_asyncmigrationbadrow (name, migration_id, key, error)
 VALUES (%(name)s, %(migration_id)s, %(key)s, %(error)s)

@@ -49,7 +49,7 @@ waiters AS (
           < clock_timestamp() - make_interval(secs => %(patience)s)
 )
 SELECT (SELECT count(DISTINCT pid) FROM waiters) AS lock_waiters,
-       -- Grows by one with every transaction of the server that writes.
+       -- Grows by one with every transaction of the server that writes, and with every part of one that has a savepoint.
        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS transactions,
        (SELECT count(*) FROM others WHERE state = 'active' AND backend_type = 'client backend') AS active_sessions,
        (SELECT count(*)
