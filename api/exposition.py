@@ -34,7 +34,7 @@ def expose() -> int:
     host, port = METRICS_BIND
     registry = CollectorRegistry()
     try:
-        Collector(registry)
+        Collector(registry)  # type: ignore[no-untyped-call]
         _, thread = start_http_server(port, host, registry)
     except ValueError:
         logger.error("no metrics: METRICS_BIND needs PROMETHEUS_MULTIPROC_DIR, which `python -m api worker` sets")

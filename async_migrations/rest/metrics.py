@@ -83,7 +83,7 @@ def _samples() -> Iterator[tuple[str, tuple[str, ...], float]]:
 def counters(registry: Any) -> None:
     """Have a registry hold what was counted: by all processes that share PROMETHEUS_MULTIPROC_DIR, else by this one."""
     try:
-        counting.Collector(registry)
+        counting.Collector(registry)  # type: ignore[no-untyped-call]
     except ValueError:  # There is no such directory.
         for metric in counting.METRICS:
             registry.register(metric)

@@ -18,7 +18,7 @@ from async_migrations import lifecycle
 from async_migrations.lifecycle import compiled
 from async_migrations.models import AsyncMigrationStatus
 
-pytestmark = pytest.mark.django_db
+pytestmark = pytest.mark.usefixtures("control")
 
 TOKEN = uuid.UUID(int=7)
 AT = datetime(2026, 11, 22, 22, 1, tzinfo=UTC)
@@ -65,7 +65,7 @@ def test_the_same_shape_takes_other_values():
 
 
 def test_a_row_is_read_as_django_reads_it(migration):
-    row = migration()
+    row = migration("SELECT 1")
     assert vars(lifecycle.get(row.pk)) | {"_state": None} == vars(AsyncMigrationStatus.objects.get(pk=row.pk)) | {
         "_state": None
     }
