@@ -57,9 +57,20 @@ if INSTALLED:
         """Collects what all processes that share a directory have counted. Raises ValueError where there is none."""
 
         def collect(self) -> Iterable[Any]:
-            """Return the metrics. A file that a process has only just made is empty, which would fail the library."""
-            files = [str(file) for file in Path(self._path).glob("*.db") if file.stat().st_size]
-            return self.merge(files)  # type: ignore[no-any-return, no-untyped-call]
+            """Return the metrics of the files that are there, whoever removes some meanwhile."""
+            files = [str(file) for file in Path(self._path).glob("*.db") if _is_begun(file)]
+            while True:  # Each time there is one file less.
+                try:
+                    return self.merge(files)  # type: ignore[no-any-return, no-untyped-call]
+                except FileNotFoundError as gone:
+                    files.remove(gone.filename)
+
+    def _is_begun(file: Path) -> bool:
+        """Whether there is something in it: one that a process has only just made is empty, and fails the library."""
+        try:
+            return file.stat().st_size > 0
+        except FileNotFoundError:
+            return False
 
 
 def _metric(kind: str, name: str, text: str, labels: tuple[str, ...], **options: Any) -> Any:

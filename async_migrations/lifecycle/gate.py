@@ -94,8 +94,11 @@ def judge(wanted: Wanted) -> Verdict:
     """Say whether all that is wanted is FINISHED. What nobody has recorded yet keeps the gate shut."""
     matched = _matched(wanted)
     holds = list(holds_in_force())
-    counts = list(matched.order_by().values_list("status", "database").annotate(count=Count("pk")))
+    # Before what is there is counted: what is recorded between the two looks is then in both, and never in neither.
     unknown = list(_unknown(wanted, matched))
+    counts = list(matched.order_by().values_list("status", "database").annotate(count=Count("pk")))
+    if not counts:  # Also where somebody has deleted all of it between the two.
+        unknown = list(_unknown(wanted, matched.none()))
     states = {_state(status, database, holds) for status, database, _ in counts} | {reason.state for reason in unknown}
     shut = sum(count for status, _, count in counts if status != Status.FINISHED)
     found = [_reason(row, holds) for row in _worst(matched)] if shut else []

@@ -24,6 +24,7 @@ from .serializers import BadRowSerializer, MigrationDetailSerializer
 class TuningDoor(Door):
     http_method_names = ["patch"]
     scoped_by = "migration"
+    has_tag = True
     permission = permissions.TUNE
     actions = {"PATCH": "tune"}
 

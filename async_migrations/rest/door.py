@@ -15,7 +15,7 @@ from django.http.response import HttpResponseBase
 from django.utils.http import parse_etags
 from django.views.decorators.csrf import csrf_exempt
 from drf_spectacular.openapi import AutoSchema
-from rest_framework.exceptions import MethodNotAllowed
+from rest_framework.exceptions import MethodNotAllowed, ValidationError
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -42,6 +42,11 @@ MAX_BODY_BYTES = 64 * 1024  # the largest body that means anything here has a hu
 
 #: The fields of a row that its ETag is made of, besides the id.
 OF_THE_TAG = ("status", "direction", "attempt", "stop_requested", "updated_at")
+
+_NO_TAG = (
+    "What this door changes has no ETag that it could be compared with. Nothing was done. Send it to the door of one "
+    "migration, or leave it out."
+)
 
 # Seconds until the next look makes sense: somebody works on it, or nobody does until somebody asks.
 SOON, LATER = 2, 30
@@ -70,6 +75,8 @@ class Door(APIView):
     #: How a token for some databases is kept to them: by the migration in the address, or by the door itself.
     #: A door that does not say is not for such a token.
     scoped_by: ClassVar[Literal["migration", "door"] | None] = None
+    #: Whether what it changes has an ETag, which If-Match is compared with.
+    has_tag: ClassVar[bool] = False
     reservation: Reservation | None = None
 
     @classmethod
@@ -97,6 +104,7 @@ class Door(APIView):
             raise MethodNotAllowed(str(request.method))
         self._refuse_other_databases(request, kwargs)
         refuse_unknown(request, self.parameters, self.repeatable)
+        self._refuse_if_match(request)
         self.reservation = idempotency.reserve(request)
 
     def perform_authentication(self, request: Request) -> None:
@@ -144,6 +152,11 @@ class Door(APIView):
             raise permissions.OutOfScope(request, "what concerns all databases")
         if self.scoped_by == "migration" and not scope.among(lifecycle.rows()).filter(pk=address["id"]).exists():
             raise Http404
+
+    def _refuse_if_match(self, request: Request) -> None:
+        """Ignore no condition of a request that changes something. Raises ValidationError."""
+        if request.method in self.actions and not self.has_tag and "If-Match" in request.headers:
+            raise ValidationError({"If-Match": [_NO_TAG]})
 
     def get_exception_handler(self) -> Callable[..., Any]:
         return exception_handler

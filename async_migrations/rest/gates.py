@@ -84,6 +84,7 @@ class HoldDoor(Door):
 
     http_method_names = ["get", "head", "put", "delete"]
     scoped_by = "door"
+    has_tag = True
     parameters = frozenset({"database"})
     actions = {"PUT": "hold", "DELETE": "lift"}
 

@@ -64,8 +64,9 @@ CODES: dict[str, tuple[int, str]] = {
 # REST framework's own codes, where ours are other words.
 _RENAMED = {"parse_error": "malformed_json", "authentication_failed": "invalid_token"}
 
-# What a refused request still sends is read and dropped up to here, 64 KiB at a time.
-_DRAIN_BYTES = 64 * 1024 * 1024
+# What a refused request still sends is read and dropped up to here. Who has sent a little too much gets the answer; who
+# sends more may find the connection closed instead, and keeps no thread busy with what nobody looks at.
+_DRAIN_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -244,7 +245,7 @@ def _(exc: exceptions.NotAcceptable) -> Problem:
 
 
 def too_large() -> Problem:
-    return Problem("body_too_large", "The body is larger than any request here can be. It was not read.")
+    return Problem("body_too_large", "The body is larger than any request here can be. It was not looked at.")
 
 
 def _unknown_api_error(exc: exceptions.APIException) -> Problem:

@@ -70,6 +70,7 @@ class Shares:
         with self._lock:
             share = self._lasting(caller)
             if share is None:
+                self._forget_expired()
                 share = self._of[caller] = _Share(time.monotonic() + seconds)
             # Added, not set: another thread may have had one granted at the same moment.
             share.left += granted
@@ -79,6 +80,10 @@ class Shares:
     def _lasting(self, caller: str) -> _Share | None:
         share = self._of.get(caller)
         return share if share is not None and share.until > time.monotonic() else None
+
+    def _forget_expired(self) -> None:
+        now = time.monotonic()
+        self._of = {caller: share for caller, share in self._of.items() if share.until > now}
 
 
 class RateLimit(BaseThrottle):

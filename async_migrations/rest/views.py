@@ -156,6 +156,7 @@ class VerbDoor(Door):
 
     http_method_names = ["post"]
     scoped_by = "migration"
+    has_tag = True
     body: ClassVar[type[RunBody | EmptyBody]] = EmptyBody
     goals: ClassVar[frozenset[Status]]
 

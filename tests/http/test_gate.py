@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle.gate import prefix_of_app
+from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 
 from .conftest import ORIGIN, assert_problem
 
 GATE = "/api/async-migrations/gate"
+NAME = "shop.migrations.0002_a"
+EACH_WAY = [{"name": NAME}, {"prefix": "shop."}, {"app": "shop"}]
 
 
 def ask(client, **asked):
@@ -85,6 +90,45 @@ def test_what_is_not_there_never_passes(viewer, migration):
         (None, "elsewhere"),
     ]
     assert all("spelling" in reason["detail"] for reason in verdict["reasons"])
+
+
+@pytest.fixture
+def once_after():
+    """Have something done once, as by somebody else, behind this look of the gate at the migrations."""
+
+    @contextmanager
+    def install(look, act):
+        left = [look]
+
+        def count(execute, sql, *rest):
+            result = execute(sql, *rest)
+            if left and AsyncMigrationStatus._meta.db_table in sql:
+                left[0] -= 1
+                if not left[0]:
+                    left.clear()
+                    act()
+            return result
+
+        with connection.execute_wrapper(count):
+            yield
+        assert not left, f"the gate looks fewer than {look} times"
+
+    return install
+
+
+@pytest.mark.parametrize("asked", EACH_WAY)
+@pytest.mark.parametrize("look", [1, 2])
+def test_what_is_recorded_between_two_looks_never_passes(viewer, migration, once_after, asked, look):
+    with once_after(look, lambda: migration(name=NAME)):
+        assert state(viewer, **asked) == "blocked"
+
+
+@pytest.mark.parametrize("asked", EACH_WAY)
+def test_what_is_deleted_between_two_looks_never_passes(viewer, migration, once_after, asked):
+    row = migration(Status.FINISHED, name=NAME)
+    with once_after(1, lambda: AsyncMigrationStatus.objects.filter(pk=row.pk).delete()):
+        verdict = ask(viewer, **asked).json()
+    assert (verdict["state"], verdict["checked"], len(verdict["reasons"])) == ("blocked", 0, 1)
 
 
 def test_every_database_counts_unless_one_is_named(viewer, migration):

@@ -11,10 +11,11 @@ from datetime import timedelta
 from django.db import OperationalError, connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
-from async_migrations import lifecycle
+from async_migrations import counting, lifecycle
 from async_migrations.models import AsyncMigrationEvent, AsyncMigrationStatus
 from async_migrations.rest import metrics
 from async_migrations.states import Status
@@ -113,6 +114,29 @@ def test_requests_are_timed_by_door_without_the_values_in_their_addresses(viewer
         if name == "request_seconds_count" and (labels := dict(found))["door"] == "/api/async-migrations/{id}"
     }
     assert seen >= {("GET", "200", "no"), ("GET", "200", "yes"), ("GET", "404", "no"), ("other", "405", "no")}
+
+
+def test_files_that_go_while_they_are_read_are_no_error(tmp_path, monkeypatch):
+    for process in "123":
+        file = MmapedDict(str(tmp_path / f"counter_{process}.db"))
+        file.write_value(mmap_key("asked", "asked_total", [], [], "-"), 1, 0)
+        file.close()
+    (tmp_path / "counter_4.db").touch()
+    (tmp_path / "counter_5.db").symlink_to(tmp_path / "gone")  # It is seen, and is not there when looked at.
+    read, (first, *others) = MmapedDict.read_all_values_from_file, tmp_path.glob("counter_[123].db")
+
+    def others_go(file):
+        for other in others:
+            other.unlink(missing_ok=True)
+        return read(file)
+
+    collector = counting.Collector(None, str(tmp_path))
+    assert [sample.value for metric in collector.collect() for sample in metric.samples] == [3]
+    monkeypatch.setattr(MmapedDict, "read_all_values_from_file", staticmethod(others_go))
+    assert [sample.value for metric in collector.collect() for sample in metric.samples] == [1]
+    monkeypatch.undo()
+    first.unlink()
+    assert list(collector.collect()) == []
 
 
 def test_a_control_database_that_is_away_leaves_the_counters(client_of, settings, monkeypatch):

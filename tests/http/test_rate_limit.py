@@ -53,6 +53,16 @@ def test_the_next_minute_begins_anew(viewer, monkeypatch):
     assert 5 <= let_through(viewer) <= 10
 
 
+@pytest.mark.django_db
+def test_who_asks_no_more_is_forgotten():
+    shares = Shares()
+    for number in range(3):
+        shares.spend(f"token:{number}", 5)
+        for share in shares._of.values():
+            share.until = 0  # Its minute is over.
+    assert list(shares._of) == ["token:2"]
+
+
 @FIVE
 def test_each_token_has_its_own(client_of):
     first, second = client_of("viewer"), client_of("viewer")
