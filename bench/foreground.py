@@ -158,7 +158,9 @@ def _table(ways: Sequence[Way], rounds: int, screen: Screen) -> Table:
             percentile(way.reads, 0.99),
             percentile(way.writes, 0.99),
         )
-        table.add_row(way.label, *map(milliseconds, figures), f"{way.served / way.seconds:.1f}", f"{way.seconds / rounds:.0f} s")
+        table.add_row(
+            way.label, *map(milliseconds, figures), f"{way.served / way.seconds:.1f}", f"{way.seconds / rounds:.0f} s"
+        )
     return table
 
 
