@@ -41,6 +41,7 @@ _EVENTS = {
     "reap": "The worker was gone; taken from it",
     "tuned": "Tuned",
     "throttled": "Waited for a healthier database",
+    "went_gently": "Went gently while others wrote",
     "guard_report": "A session queued behind it for the table",
     "guard_cancel": "A session that queued behind it for the table was cancelled",
     "lock_retry": "Tried again to get a lock",

@@ -95,12 +95,18 @@ class Walk:
         self._throttle_wish: Any = None
         self._looked_at = 0.0
         self._failed = 0
-        self._gently = False
+        self._gently: dict[str, Any] | None = None
         window = orders.migration.options.get("window")
         self._window = Window.parse(window) if window else None
 
     def carry_out(self) -> None:
         """Walk to the last key, then take up what was passed over. Raises ExecutionError, LeaseLost, Interrupted."""
+        try:
+            self._carry_out()
+        finally:
+            self._go_gently(None)
+
+    def _carry_out(self) -> None:
         self._take_up()
         while not self._lane.walked:
             self._stand_by()
@@ -341,10 +347,20 @@ class Walk:
         while (found := self._health().look()) is not None:
             self._wait_out(found)
         done = self._session.one("batches_done", name=self._orders.migration.name)["batches"]
-        writes = self._health().foreground(done + self._failed)
-        self._gently = writes is not None
-        self._orders.goes_gently("" if writes is None else f"gently: others write {writes:.0f} times a second")
+        self._go_gently(self._health().foreground(done + self._failed))
         self._looked_at = time.monotonic()
+
+    def _go_gently(self, writes: float | None) -> None:
+        """Go gently while others write so many times a second, None: no more; say so, and at the end for how long."""
+        if writes is not None:
+            self._gently = self._gently or {"since": datetime.now(UTC), "most": 0}
+            self._gently["most"] = max(self._gently["most"], round(writes))
+            self._orders.goes_gently(f"gently: others write {writes:.0f} times a second")
+        elif self._gently is not None:
+            (since, most), self._gently = self._gently.values(), None
+            self._orders.goes_gently("")
+            seconds = round((datetime.now(UTC) - since).total_seconds(), 3)
+            self._orders.tell("went_gently", since=since.isoformat(), seconds=seconds, most_writes_a_second=most)
 
     def _wishes(self) -> Wishes:
         asked = wishes(self._orders)

@@ -272,6 +272,7 @@ def test_it_goes_gently_while_others_write(scene: Scene, crew: Crew) -> None:
         gone.set()
         writer.join()
         eventually(lambda: row(scene.client, pk)["phase"] == "changing rows", what="it goes as before")
+        eventually(lambda: kinds(lifecycle.get(pk)).count("went_gently") == 2, what="both lanes say for how long")
     finally:
         gone.set()
         writer.join()
