@@ -1,8 +1,8 @@
 """What files need of async migrations, and what files that are yet to be applied take away from unfinished ones.
 
 It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
-operations that drop or rename tables, columns, indexes and constraints, and DROP in RunSQL; what no row says yet, and
-what a RunPython does, are not.
+operations that drop or rename tables, columns, indexes and constraints, and DROP and RENAME in RunSQL; what no row says
+yet, and what a RunPython does, are not.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from django.db import connections
 from django.db.migrations import Migration, operations
@@ -17,15 +18,20 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ModelState, ProjectState
+from django.db.models import Field
 
 from . import lifecycle
 from .models import AsyncMigrationStatus
 from .requiring import RequireFinished
 from .states import Status
 
+_NAME = r'(?:"?\w+"?\.)?"?(\w+)"?'
 _DROP = re.compile(
-    r"\bDROP\s+(TABLE|INDEX|COLUMN|CONSTRAINT)\s+(?:CONCURRENTLY\s+)?(?:IF\s+EXISTS\s+)?"
-    r'(?:"?\w+"?\.)?"?(\w+)"?',
+    rf"\bDROP\s+(TABLE|INDEX|COLUMN|CONSTRAINT)\s+(?:CONCURRENTLY\s+)?(?:IF\s+EXISTS\s+)?{_NAME}", re.IGNORECASE
+)
+_RENAME = re.compile(
+    rf"\bALTER\s+(TABLE|INDEX)\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{_NAME}\s+"
+    rf"RENAME\s+(?:(COLUMN|CONSTRAINT)\s+)?(?:{_NAME}\s+)?TO\b",
     re.IGNORECASE,
 )
 
@@ -56,7 +62,7 @@ def clashes(alias: str) -> Iterator[Clash]:
     for file, operation, state in _ahead(alias):
         if isinstance(operation, RequireFinished):
             rows = [row for row in rows if row.name not in operation.names]
-        for loss in _losses(file.app_label, operation, state):
+        for loss in _losses(file.app_label, operation, state, alias):
             yield from (Clash(str(file), loss.what, row) for row in rows if _works_on(row, loss))
 
 
@@ -92,25 +98,40 @@ def _flat(found: Sequence[Operation]) -> Iterator[Operation]:
             yield operation
 
 
-def _losses(app: str, operation: Operation, state: ProjectState) -> Iterator[_Loss]:
+def _losses(app: str, operation: Operation, state: ProjectState, alias: str) -> Iterator[_Loss]:
     match operation:
         case operations.DeleteModel(name=model):
             yield from _table(app, model, state, "drops")
         case operations.RenameModel(old_name=model) | operations.AlterModelTable(name=model):
             yield from _table(app, model, state, "renames")
-        case operations.RemoveField(model_name=model, name=field):
-            yield from _column(app, model, field, state, "drops")
-        case operations.RenameField(model_name=model, old_name=field):
-            yield from _column(app, model, field, state, "renames")
+        case operations.RemoveField() | operations.RenameField() | operations.AlterField():
+            yield from _column(app, operation, state)
         case operations.RemoveIndex(name=name):
             yield _Loss(f"drops the index {name}", (name,))
-        case operations.RenameIndex(old_name=str(name)):
-            yield _Loss(f"renames the index {name}", (name,))
+        case operations.RenameIndex():
+            for name in _renamed(app, operation, state, alias):
+                yield _Loss(f"renames the index {name}", (name,))
         case operations.RemoveConstraint(name=name):
             yield _Loss(f"drops the constraint {name}", (name,))
         case operations.RunSQL(sql=sql):
-            for kind, name in _DROP.findall(str(sql)):
-                yield _Loss(f"drops the {kind.lower()} {name}", (name,))
+            yield from _losses_of_sql(_text(sql))
+
+
+def _losses_of_sql(sql: str) -> Iterator[_Loss]:
+    for kind, name in _DROP.findall(sql):
+        yield _Loss(f"drops the {kind.lower()} {name}", (name,))
+    for kind, name, part, its in _RENAME.findall(sql):
+        if its and part.upper() != "CONSTRAINT":
+            yield _Loss(f"renames the column {its} of the table {name}", (name, its))
+        else:
+            yield _Loss(f"renames the {(part or kind).lower()} {its or name}", (its or name,))
+
+
+def _text(sql: Any) -> str:
+    """Return what a RunSQL was given as one text: a text, or a list of texts and of texts with parameters."""
+    if isinstance(sql, list | tuple):
+        return ";\n".join(str(each[0] if isinstance(each, list | tuple) else each) for each in sql)
+    return str(sql)
 
 
 def _table(app: str, model: str, state: ProjectState, verb: str) -> Iterator[_Loss]:
@@ -118,12 +139,41 @@ def _table(app: str, model: str, state: ProjectState, verb: str) -> Iterator[_Lo
         yield _Loss(f"{verb} the table {_table_of(found)}", (_table_of(found),))
 
 
-def _column(app: str, model: str, field: str, state: ProjectState, verb: str) -> Iterator[_Loss]:
-    found = state.models.get((app, model.lower()))
-    if found is None or field not in found.fields or found.fields[field].many_to_many:
+def _column(
+    app: str, operation: operations.RemoveField | operations.RenameField | operations.AlterField, state: ProjectState
+) -> Iterator[_Loss]:
+    """Yield the column of the operation's field, unless it is there afterwards by the same name."""
+    found, name = state.models.get((app, operation.model_name_lower)), operation.name
+    if found is None or name not in found.fields or found.fields[name].many_to_many:
         return
-    column = found.fields[field].db_column or (f"{field}_id" if found.fields[field].is_relation else field)
-    yield _Loss(f"{verb} the column {column} of the table {_table_of(found)}", (_table_of(found), column))
+    column, verb, after = _column_of(name, found.fields[name]), "renames", ""
+    match operation:
+        case operations.RemoveField():
+            verb = "drops"
+        case operations.RenameField(new_name=new_name):
+            after = _column_of(new_name, found.fields[name])
+        case operations.AlterField(field=altered):
+            after = _column_of(name, altered)
+    if after != column:
+        yield _Loss(f"{verb} the column {column} of the table {_table_of(found)}", (_table_of(found), column))
+
+
+def _column_of(name: str, field: Field[Any, Any]) -> str:
+    return field.db_column or (f"{name}_id" if field.is_relation else name)
+
+
+def _renamed(app: str, operation: operations.RenameIndex, state: ProjectState, alias: str) -> Iterator[str]:
+    """Yield the old name of an index; where the file has its fields instead, those that the database has on them."""
+    found = state.models.get((app, operation.model_name_lower))
+    if operation.old_name:
+        yield operation.old_name
+    elif found is not None and found.fields.keys() >= set(fields := operation.old_fields or ()):
+        columns = [_column_of(name, found.fields[name]) for name in fields]
+        with connections[alias].cursor() as cursor:
+            known = connections[alias].introspection.get_constraints(cursor, _table_of(found))
+        for name, its in known.items():
+            if its["index"] and not its["unique"] and its["columns"] == columns:
+                yield name
 
 
 def _table_of(model: ModelState) -> str:

@@ -1,13 +1,12 @@
 """Many pollers with `Prefer: wait` at once, and what it does to those who ask for something short meanwhile.
 
 Each poller keeps a connection and asks again when `Retry-After` tells it to; few find a place to wait, and the others
-are answered at once. All of them begin in the same moment, and are let have that for themselves. The short requests
-come from four connections that rest 50 ms each.
+are answered at once. All of them begin in the same moment: what the short requests see then has a row of its own, and
+no bound. The short requests come from four connections that rest 50 ms each.
 """
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -46,7 +45,7 @@ def measure(door: Door, where: Place, pollers: int, seconds: int, screen: Screen
     step.show(50, f"beside {pollers} pollers")
     with ThreadPoolExecutor(1) as others:
         crowd = others.submit(load, url, FIRST + seconds + 1, pollers, *waiting, script=polling)
-        time.sleep(FIRST)
+        first = load(url, FIRST, SHORT, token, script=resting)
         beside = load(url, seconds, SHORT, token, script=resting)
         polled = crowd.result()
     step.end(f"p99 {milliseconds(alone.p99)} alone, {milliseconds(beside.p99)} beside {pollers} pollers")
@@ -55,6 +54,7 @@ def measure(door: Door, where: Place, pollers: int, seconds: int, screen: Screen
     )
     for label, found in (
         ("short requests alone", alone),
+        (f"short requests in the first {FIRST} s, when all of them begin", first),
         ("short requests beside the pollers", beside),
         ("the pollers", polled),
     ):

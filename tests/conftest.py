@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ from django.db import connections
 from django.test import Client
 
 from api.processes import ROOT, Running, child_environment, running, wait_until_ready, web_command, worker_command
-from tests.browser import TIMEOUT, chromium
+from tests.browser import CHROMIUM, TIMEOUT, chromium
 from tests.receiver import Receiver, receiving
 from tests.servers import database_named
 
@@ -48,6 +49,13 @@ def eventually(predicate: Callable[[], T], timeout: float = 30, *, what: str = "
             pytest.fail(f"after {timeout:g} s still not: {what or predicate}; last answer {answer!r}")
         time.sleep(0.02)
     return answer
+
+
+def need(*programs: str) -> None:
+    """Skip the test where one of the programs is not installed; in CI, where each of them has to be, fail."""
+    if missing := [program for program in programs if shutil.which(program) is None]:
+        absent = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        absent(f"install {' and '.join(missing)} for this test")
 
 
 class Process(Running):
@@ -173,6 +181,8 @@ def api(shared_api: Process, token: Callable[..., str]) -> Iterator[Callable[...
 @pytest.fixture(scope="session")
 def browser_process() -> Iterator[Browser]:
     """One Chromium for all tests of this process; it keeps nothing between contexts."""
+    if CHROMIUM is None:
+        need("chromium")
     with chromium() as browser:
         yield browser
 

@@ -42,11 +42,15 @@ class Message:
 
 @dataclass
 class Receiver:
-    """answers: status codes, or functions of the handler, for the first requests; then 204."""
+    """answers: status codes, or functions of the handler, for the first requests; then 204.
+
+    connections: how many were made, also of those that said nothing.
+    """
 
     url: str
     answers: list[int | Callable[[BaseHTTPRequestHandler], object]] = field(default_factory=list)
     messages: list[Message] = field(default_factory=list)
+    connections: int = 0
 
     @property
     def ids(self) -> list[str]:
@@ -87,6 +91,10 @@ def receiving(port: int = 0, certificate: Path | None = None) -> Iterator[Receiv
             """Say nothing."""
 
     class Server(ThreadingHTTPServer):
+        def verify_request(self, request: Any, client_address: Any) -> bool:
+            receiver.connections += 1
+            return True
+
         def handle_error(self, request: Any, client_address: Any) -> None:
             """Say nothing: who asked may be killed by the test."""
 

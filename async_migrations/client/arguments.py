@@ -124,6 +124,19 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", type=seconds, metavar="SECONDS", help="wait for at most so long")
 
 
+def add_many(parser: argparse._ActionsContainer) -> None:
+    """Give `run` or `cancel` of many what is no filter."""
+    parser.add_argument("--ids", nargs="+", type=int, metavar="NUMBER", help="those with these ids")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would become of each")
+
+
+def add_names(parser: argparse._ActionsContainer) -> None:
+    """Give a parser the filters by name."""
+    parser.add_argument("--app", metavar="LABEL", help="only those of this Django app")
+    parser.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
+    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+
+
 def add_gate(parser: argparse.ArgumentParser) -> None:
     """Give the parser of `gate` its arguments but the names."""
     parser.add_argument("--prefix", action="append", default=[], help="all that begin so; may be repeated")
@@ -174,13 +187,10 @@ def _add_many(parser: argparse.ArgumentParser) -> None:
         "many at once", "without ID: one request for at most 500 migrations, and an answer for each of them"
     )
     group.add_argument("--all", action="store_true", help="every migration there is; with --database, there")
-    group.add_argument("--ids", nargs="+", type=int, metavar="NUMBER", help="those with these ids")
+    add_many(group)
     group.add_argument("--status", action="append", type=status, metavar="STATUS", help="only these; may be repeated")
-    group.add_argument("--app", metavar="LABEL", help="only those of this Django app")
-    group.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
-    group.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    add_names(group)
     group.add_argument("--kind", metavar="KIND", help="only this kind of work: sql or backfill")
-    group.add_argument("--dry-run", action="store_true", help="only say what would become of each")
 
 
 def _wrong_with_choice(options: argparse.Namespace) -> str:

@@ -8,7 +8,17 @@ from datetime import timedelta
 from typing import Any
 
 from async_migrations import limits
-from async_migrations.client.arguments import MIGRATION, REQUESTS, add_gate, add_request, add_wait, moment, status
+from async_migrations.client.arguments import (
+    MIGRATION,
+    REQUESTS,
+    add_gate,
+    add_many,
+    add_names,
+    add_request,
+    add_wait,
+    moment,
+    status,
+)
 from async_migrations.states import NOTABLE, Direction, Kind, Status
 
 EPILOG = """exit codes:
@@ -60,8 +70,9 @@ def _add_request(verbs: Any, verb: str, text: str) -> None:
         add_request(parser, verb)
         return
     add_request(parser, verb, "*")
-    _add_filters(parser.add_argument_group("many at once", "without ids; at most 500, and an answer for each"))
-    parser.add_argument("--dry-run", action="store_true", help="of many: only say what would become of each")
+    group = parser.add_argument_group("many at once", "without ID: at most 500 migrations, and an answer for each")
+    add_many(group)
+    _add_filters(group)
 
 
 def _add_tune(verbs: Any) -> None:
@@ -178,8 +189,7 @@ def _add_filters(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--status", action="append", type=_status, metavar="STATUS", help=f"only these; may be repeated: {statuses}"
     )
-    parser.add_argument("--name", metavar="NAME", help="only this whole name, on every target")
-    parser.add_argument("--search", metavar="TEXT", help="only names that contain it")
+    add_names(parser)
     parser.add_argument("--kind", choices=Kind.values, help="only this kind of work")
 
 

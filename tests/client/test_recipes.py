@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from api.processes import ROOT, running, worker_command
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
 from tests.client.conftest import Cli
-from tests.conftest import environment, eventually
+from tests.conftest import environment, eventually, need
 
 pytestmark = pytest.mark.e2e
 
@@ -70,8 +69,7 @@ def argo() -> Iterator[Step]:
 
 
 def curl() -> Iterator[Step]:
-    if missing := [program for program in ("curl", "jq") if shutil.which(program) is None]:
-        pytest.skip(f"install {' and '.join(missing)} for this test: the recipe needs it")
+    need("curl", "jq")
     yield ["python", "manage.py", "migrate"], {}
     yield [str(RECIPES / "curl.sh")], {"NAME": NAME, "URL": "{{URL}}", "TOKEN": "{{TOKEN}}"}
     yield ["./release.sh"], {}

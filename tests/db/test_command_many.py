@@ -1,4 +1,4 @@
-"""`manage.py async_migrations run` and `cancel` without ids: all that match the filters, with an answer for each."""
+"""`manage.py async_migrations run` and `cancel` of many: by ids or filters, with an answer for each."""
 
 from __future__ import annotations
 
@@ -76,6 +76,25 @@ def test_what_is_refused_keeps_nothing_from_the_others_and_is_the_exit_code(migr
     assert as_the_api_has_it["items"] == items
 
 
+def test_those_with_the_ids_are_asked_and_one_that_is_not_there_is_the_exit_code(migration):
+    first, second, third = migration("0002_a"), migration("0003_b", "second"), migration("0004_c")
+    code, told = command("cancel", "--ids", str(third.pk), str(first.pk), str(third.pk), "999999")
+    assert code == 2
+    assert told.splitlines() == [
+        f"{first.pk} {first.name} on default: accepted, CANCELLED",
+        f"{third.pk} {third.name} on default: accepted, CANCELLED",
+        "999999 not found",
+    ]
+    assert lifecycle.get(second.pk).status == "SCHEDULED"
+
+
+def test_those_of_an_app_are_asked_and_no_other(migration):
+    mine = migration("0002_a")
+    lifecycle.take_over(Request("schedule", "shopping.migrations.0002_a", "default", "SELECT 1", "SELECT 2"))
+    assert command("cancel", "--app", "shop") == (0, f"{mine.pk} {mine.name} on default: accepted, CANCELLED\n")
+    assert json.loads(command("list", "--app", "shop", "--json")[1])[0]["id"] == mine.pk
+
+
 def test_a_dry_run_says_what_would_be_and_does_nothing(migration):
     row = migration("0002_a")
     entries = AsyncMigrationAudit.objects.count()
@@ -91,8 +110,10 @@ def test_a_dry_run_says_what_would_be_and_does_nothing(migration):
     ("arguments", "said"),
     [
         ([], "Say which migrations"),
-        (["0002_a", "--status", "SCHEDULED"], "--status is for asking without ids"),
-        (["0002_a", "--dry-run"], "--dry-run is for asking without ids"),
+        (["0002_a", "--status", "SCHEDULED"], "--status is for many at once"),
+        (["0002_a", "--dry-run"], "--dry-run is for many at once"),
+        (["0002_a", "--ids", "1"], "--ids is for many at once"),
+        (["--ids", "1", "--app", "shop"], "in one way: --ids are of one migration each, leave --app out"),
         (["--database", "default", "--force"], "--force is for migrations that are named"),
     ],
 )

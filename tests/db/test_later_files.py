@@ -58,7 +58,8 @@ def test_it_works_within_migrate(project, work) -> None:
     ("operation", "says"),
     [
         ('migrations.RemoveField("Shelf", "owner")', "drops the column owner_id"),
-        ('migrations.RenameField("shelf", "label", "title")', "renames the column tag"),
+        ('migrations.RenameField("shelf", "owner", "holder")', "renames the column owner_id"),
+        ('migrations.AlterField("Shelf", "label", models.TextField())', "renames the column tag"),
         ('migrations.DeleteModel("Shelf")', f"drops the table {TABLE}"),
         ('migrations.RenameModel("Shelf", "Rack")', f"renames the table {TABLE}"),
         ('migrations.AlterModelTable("Shelf", "rack")', f"renames the table {TABLE}"),
@@ -66,6 +67,10 @@ def test_it_works_within_migrate(project, work) -> None:
         (f"migrations.RunSQL(['SELECT 1', ('DROP TABLE {TABLE}', None)])", f"drops the table {TABLE}"),
         (f"migrations.RunSQL('drop table public.{TABLE}')", f"drops the table {TABLE}"),
         ("migrations.RunSQL('DROP INDEX CONCURRENTLY IF EXISTS shelf_tag_2')", "drops the index shelf_tag_2"),
+        (f"migrations.RunSQL('ALTER TABLE {TABLE} RENAME TO rack')", f"renames the table {TABLE}"),
+        (f"migrations.RunSQL(['alter table only public.{TABLE}\\nrename tag to t'])", "renames the column tag"),
+        (f"migrations.RunSQL('ALTER TABLE {TABLE} RENAME COLUMN \"tag\" TO t')", "renames the column tag"),
+        ("migrations.RunSQL('ALTER INDEX IF EXISTS shelf_tag_2 RENAME TO x')", "renames the index shelf_tag_2"),
         ('migrations.SeparateDatabaseAndState([migrations.DeleteModel("Shelf")])', f"drops the table {TABLE}"),
     ],
 )
@@ -76,11 +81,19 @@ def test_what_drops_or_renames_is_seen(project, work, operation, says) -> None:
     assert f"bookshop.0003_later {says}" in said
 
 
-def test_an_index_that_is_dropped_is_seen(project, work) -> None:
+@pytest.mark.parametrize(
+    ("operation", "says"),
+    [
+        ('migrations.RemoveIndex("shelf", "shelf_tag")', "drops the index shelf_tag,"),
+        ('migrations.RenameIndex("shelf", "x", old_name="shelf_tag")', "renames the index shelf_tag,"),
+        ('migrations.RenameIndex("shelf", "x", old_fields=("label",))', "renames the index shelf_tag,"),
+    ],
+)
+def test_an_index_that_is_dropped_or_renamed_is_seen(project, work, operation, says) -> None:
     work("REINDEX INDEX CONCURRENTLY shelf_tag")
-    project.file("0003_later", 'migrations.RemoveIndex("shelf", "shelf_tag")')
+    project.file("0003_later", operation)
     (said,) = warnings()
-    assert "drops the index shelf_tag," in said
+    assert says in said
 
 
 @pytest.mark.parametrize(
@@ -88,6 +101,10 @@ def test_an_index_that_is_dropped_is_seen(project, work) -> None:
     [
         'migrations.AddField("shelf", "note", models.TextField(null=True))',
         "migrations.RunSQL('DROP TABLE other')",
+        "migrations.RunSQL('ALTER TABLE other RENAME tag TO t')",
+        "migrations.RunSQL('ALTER TABLE other RENAME CONSTRAINT shelf_tag TO x')",
+        'migrations.RenameField("shelf", "label", "title")',
+        'migrations.AlterField("shelf", "label", models.CharField(max_length=9, db_column="tag"))',
         'migrations.RemoveIndex("shelf", "shelf_tag")',
         'migrations.SeparateDatabaseAndState(state_operations=[migrations.DeleteModel("Shelf")])',
     ],

@@ -6,7 +6,6 @@ The project knows nothing of this repository: a folder, a database and an enviro
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack, closing
@@ -20,7 +19,7 @@ from django.db import connection
 
 from api import variables
 from api.processes import ROOT, Running, child_environment, run_to_end, running, wait_until_ready
-from tests.conftest import eventually, free_port
+from tests.conftest import eventually, free_port, need
 from tests.servers import database_named
 from tests.test_docs import BACKFILLS, block
 
@@ -165,14 +164,6 @@ def shop(database, host):
 
 
 # --- with scheduling, a broker, and CI ---
-
-
-def need(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if missing and os.environ.get("CI") == "true":
-        pytest.fail(f"install {' and '.join(missing)}: the README's script needs it")
-    if missing:
-        pytest.skip(f"install {' and '.join(missing)} for this test")
 
 
 def start_web(shop: Host) -> str:

@@ -80,7 +80,7 @@ def test_every_alert_is_explained():
     assert [row[0] for row in table(DOCUMENT, "alert")] == [alert["alert"] for alert in ALERTS]
 
 
-@pytest.mark.skipif(promtool is None, reason="promtool (Debian's package prometheus) is not installed")
+@pytest.mark.skipif(promtool is None, reason="promtool is not installed (Debian: apt-get install prometheus)")
 def test_prometheus_takes_the_rules_and_the_scrape_configuration_and_the_rules_see_what_they_should(tmp_path):
     shutil.copy(MONITORING / "alerts.yaml", tmp_path)
     (tmp_path / "prometheus.yml").write_text(block("prometheus.yml", DOCUMENT))

@@ -132,7 +132,7 @@ class Command(BaseCommand):
         return Exit.REFUSED if len(answers) < len(rows) else code
 
     def _request_many(self, options: Options) -> Exit:
-        """Run or cancel all that match the filters, each by itself."""
+        """Run or cancel all that have one of the ids, or match the filters, each by itself."""
         verb, dry_run = options["verb"], options["dry_run"]
         items = many.ask(verb, options)
         many.show(self.display, items, dry_run=dry_run)
@@ -140,7 +140,7 @@ class Command(BaseCommand):
         if options["wait"] and not dry_run:
             granted = [item.migration for item in items if item.migration and not item.error]
             code = self._wait_for([Watch.after(verb, as_dict(row)) for row in granted], options["timeout"])
-        return Exit.REFUSED if any(item.error for item in items) else code
+        return Exit.REFUSED if any(item.outcome in {"refused", "not_found"} for item in items) else code
 
     def _ask_each(
         self,
