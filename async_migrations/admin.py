@@ -20,6 +20,7 @@ from .admin_parts import ReadOnlyAdmin, json_block, may, moment, note, sql_block
 from .asking import LABELS, ask, facts, offered, refused, tell
 from .conf import conf
 from .errors import PreflightFailed, TransitionRefused
+from .execution import preflight
 from .lifecycle import Channel
 from .models import AsyncMigrationStatus
 from .rest.origin import origin_of
@@ -239,9 +240,12 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
     def _ask_each(self, request: HttpRequest, rows: Iterable[AsyncMigrationStatus], verb: str) -> HttpResponse | None:
         """Ask for each one by itself, so that a refusal keeps nothing else from happening."""
         origin = origin_of(request, Channel.ADMIN)
+        looks = preflight.Looks()
         for row in rows:
             try:
-                answer = ask(verb, row.pk, origin)
+                if verb == states.RUN.name:
+                    looks.require(row)
+                answer = ask(verb, row.pk, origin, looked=True)
             except (TransitionRefused, PreflightFailed) as exc:
                 refused(verb, origin, exc, row)
                 messages.error(request, str(exc))

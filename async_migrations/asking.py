@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.models import QuerySet
 
 from . import lifecycle, states, tasks, words
-from .errors import PreflightFailed, TransitionRefused
+from .conf import conf
+from .errors import NotAllTried, PreflightFailed, TransitionRefused
 from .execution import janitor, preflight
 from .lifecycle import Answer, Origin, audit
 from .limits import OutOfLimits
@@ -57,17 +60,20 @@ def ask(
     priority: int | None = None,
     max_attempts: int | None = None,
     force: bool = False,
+    looked: bool = False,
 ) -> Answer:
     """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
     run_at, priority, max_attempts: with "run", as `lifecycle.run` takes them. force: with "run": whatever stands in the
-    way. Returns the row as it is after the nudge, which without a broker has carried the migration out already. Raises
-    TransitionRefused, PreflightFailed, OutOfLimits, and AsyncMigrationStatus.DoesNotExist.
+    way. looked: with "run": who asks has looked whether something does. Returns the row as it is after the nudge, which
+    without a broker has carried the migration out already. Raises TransitionRefused, PreflightFailed, OutOfLimits, and
+    AsyncMigrationStatus.DoesNotExist.
     """
     if verb == RUN.name:
         terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
         terms["sent"] = run_at is None and tasks.broker_is_configured()
-        answer = lifecycle.run(pk, origin, **terms, forced=force, require=None if force else preflight.require)
+        require = None if force or looked else preflight.require
+        answer = lifecycle.run(pk, origin, **terms, forced=force, require=require)
     else:
         answer = _VERBS[verb](pk, origin)
     if answer.migration.status == Status.STARTED:
@@ -101,9 +107,10 @@ def ask_each(
     """Carry out "run" or "cancel" on each migration by itself, and nudge workers when all are in line.
 
     What becomes of one keeps nothing from the others. among: what is there for who asks. dry_run: only say what would
-    become of each as it is now.
+    become of each as it is now. Raises NotAllTried where the control database fails in between.
     """
     known = among.in_bulk(pks)
+    looks = preflight.Looks()
 
     def not_found(pk: int) -> Item:
         if not dry_run:
@@ -116,7 +123,7 @@ def ask_each(
             return not_found(pk)
         try:
             if verb == RUN.name:
-                preflight.require(row)
+                looks.require(row)
             answer = Answer(row, lifecycle.foresee(verb, row)) if dry_run else _VERBS[verb](pk, origin)
         except (TransitionRefused, PreflightFailed) as exc:
             if not dry_run:
@@ -126,11 +133,21 @@ def ask_each(
             return not_found(pk)
         return Item(pk, answer.migration, "accepted" if answer.changed else "unchanged")
 
-    items = [carried_out(pk) for pk in pks]
-    if dry_run:
-        return items
-    tasks.send_first()
-    now = among.in_bulk(pks)  # Without a broker they have been carried out already.
+    return [carried_out(pk) for pk in pks] if dry_run else _carry_out(carried_out, pks, among)
+
+
+def _carry_out(each: Callable[[int], Item], pks: Sequence[int], among: QuerySet[AsyncMigrationStatus]) -> list[Item]:
+    """Carry out each, then nudge workers; return what became of them by then. Raises NotAllTried."""
+    items: list[Item] = []
+    try:
+        items.extend(map(each, pks))  # When one fails, those before it are in the list.
+        tasks.send_first()
+        now = among.in_bulk(pks)  # Without a broker they have been carried out already.
+    except (DatabaseError, InterfaceError) as exc:
+        with suppress(DatabaseError, InterfaceError):  # Without a connection no worker could begin either.
+            connections[conf.control_database].close_if_unusable_or_obsolete()
+            tasks.send_first()
+        raise NotAllTried([item.id for item in items if item.outcome in ("accepted", "unchanged")], len(pks)) from exc
     return [replace(item, migration=now.get(item.id)) for item in items]
 
 

@@ -9,6 +9,7 @@
     ├── LeaseLost             somebody else owns the migration now; this attempt must write nothing more
     ├── NotALeftover          an index is not to be dropped by the janitor: it is valid, or somebody is at work on it
     ├── WebhookRefused        a webhook cannot be made so, or nothing is sent to it
+    ├── NotAllTried           the control database failed while many migrations were asked for
     ├── BrokerAway            a message could not be sent, and nothing else would bring it about
     └── ExecutionError        a statement failed or its effect is not there; carries what the row will say
 
@@ -85,6 +86,22 @@ class WebhookRefused(AsyncMigrationError):
     """A webhook cannot be made so, or nothing is sent to it."""
 
     code = "webhook_refused"
+
+
+class NotAllTried(AsyncMigrationError):
+    """The control database failed while many migrations were asked for; `done` has the ids of those that were done.
+
+    Its cause is what the database said.
+    """
+
+    code = "database_unavailable"
+
+    def __init__(self, done: list[int], of: int) -> None:
+        super().__init__(
+            f"The control database failed when {len(done)} of {of} migrations were done. They stay so. One more may "
+            "be; the others were refused or not tried. Ask for the same again: what is done already is left as it is."
+        )
+        self.done = done
 
 
 class BrokerAway(AsyncMigrationError):

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 
 from .. import asking, lifecycle
-from ..errors import PreflightFailed, TransitionRefused
+from ..errors import NotAllTried, PreflightFailed, TransitionRefused
 from ..lifecycle import Channel
 from ..limits import Number, OutOfLimits
 from ..models import AsyncMigrationStatus
@@ -82,7 +82,10 @@ def many(request: HttpRequest) -> HttpResponse:
         others = [row for row in rows if row not in fitting]
         context = {"verb": verb, "rows": fitting, "others": others}
         return render(request, "async_migrations/dashboard/many.html", context)
-    _tell(request, _each(verb, rows, request))
+    try:
+        _tell(request, _each(verb, rows, request))
+    except NotAllTried as exc:
+        return sorry(request, 503, "Not all were tried", str(exc))
     return redirect("dashboard:list")
 
 

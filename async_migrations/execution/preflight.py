@@ -36,6 +36,9 @@ _SECONDS = 10.0
 #: And before a migration is put in line.
 _QUICK_SECONDS = 2.0
 
+#: And before many are, for all looks together: a client gives up after 25 s.
+_MANY_SECONDS = 10.0
+
 # Of one question at most, so that one that takes long leaves time for the others.
 _QUESTION_SECONDS = 3
 
@@ -102,17 +105,32 @@ def require(migration: AsyncMigrationStatus) -> None:
 
     What is under way or FINISHED is let pass, and so is what cannot be looked at from here: the worker finds out.
     """
-    if migration.status not in states.RUN.sources:
-        return
-    found = _Preflight(migration, Direction.FORWARDS, _QUICK_SECONDS).findings(_QUICK)
-    errors = [each for each in found if each.level == ERROR]
-    if errors:
-        raise PreflightFailed(
-            f"{migration.name} on {migration.database} was not put in line, since it would fail: "
-            f"{' '.join(each.message for each in errors)} See to that and ask again; "
-            "who has the permission for it may say force.",
-            findings=[asdict(each) for each in errors],
-        )
+    Looks().require(migration)
+
+
+class Looks:
+    """The looks before many migrations are put in line, while somebody waits: _MANY_SECONDS for all, from now on."""
+
+    def __init__(self) -> None:
+        self._deadline = time.monotonic() + _MANY_SECONDS
+        self._away: set[str] = set()
+
+    def require(self, migration: AsyncMigrationStatus) -> None:
+        """Do as `require` does; let pass as well what is on a target that was away before, or when the time is up."""
+        left = min(_QUICK_SECONDS, self._deadline - time.monotonic())
+        if migration.status not in states.RUN.sources or migration.database in self._away or left <= 0:
+            return
+        look = _Preflight(migration, Direction.FORWARDS, left)
+        errors = [each for each in look.findings(_QUICK) if each.level == ERROR]
+        if look.away:
+            self._away.add(migration.database)
+        if errors:
+            raise PreflightFailed(
+                f"{migration.name} on {migration.database} was not put in line, since it would fail: "
+                f"{' '.join(each.message for each in errors)} See to that and ask again; "
+                "who has the permission for it may say force.",
+                findings=[asdict(each) for each in errors],
+            )
 
 
 class _Preflight:
@@ -121,6 +139,7 @@ class _Preflight:
     def __init__(self, migration: AsyncMigrationStatus, direction: str, seconds: float) -> None:
         self.migration, self.direction = migration, direction
         self.deadline = time.monotonic() + seconds
+        self.away = False  # Whether the target could not be reached at all.
         self.limited = 0  # Seconds that a question may take now, as the session has been told.
 
     def findings(self, checks: Checks) -> list[Finding]:
@@ -133,6 +152,7 @@ class _Preflight:
             hint = "Correct the migration file and migrate again."
             return [Finding("invalid_definition", ERROR, str(exc), hint=hint)]
         except ExecutionError as error:
+            self.away = True
             return [_out_of_reach(error)]
 
     def _read(self) -> tuple[tuple[Statement, ...], Definition | None]:

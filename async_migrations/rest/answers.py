@@ -172,4 +172,9 @@ class ProblemSerializer(serializers.Serializer[Any]):
     missing_permission = serializers.CharField(required=False, help_text="With permission_denied: what is missing.")
     count = serializers.IntegerField(required=False, help_text="With too_many_items: how many migrations are meant.")
     most = serializers.IntegerField(required=False, help_text="With too_many_items: how many may be.")
+    done = serializers.ListField(
+        child=serializers.IntegerField(),
+        required=False,
+        help_text="With database_unavailable where many were asked for: ids of those that were done before.",
+    )
     request_id = serializers.CharField(help_text="The same as X-Request-ID; it is in the server's log.")

@@ -83,7 +83,8 @@ _BODIES = (
 _EACH = (
     f"Each migration by itself, as the verb of one does it, at most {MOST} at once (else 422, and nothing is done). "
     "200 whatever became of them: look at `outcome`; one that is refused keeps nothing from the others. "
-    "May be repeated."
+    "If the control database fails in between, 503 with `done`, the ids of those that were done before: they stay so, "
+    "and workers are told of them. May be repeated: what is done already is `unchanged`."
 )
 
 

@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from .. import lifecycle
 from ..conf import conf
+from ..execution import preflight
 from ..lifecycle import Channel, Origin, audit
 from ..models import AsyncMigrationStatus
 from ..states import Status
@@ -189,16 +190,24 @@ def names(wanted: str, tag: str) -> bool:
 
 
 @contextmanager
-def if_unchanged(request: Request, pk: int) -> Iterator[None]:
-    """Let the block write only if the migration is what If-Match names, where it is sent; else PreconditionFailed."""
+def if_unchanged(request: Request, pk: int, *, look: bool = False) -> Iterator[bool]:
+    """Let the block write only if the migration is what If-Match names, where it is sent; else PreconditionFailed.
+
+    look: before the row is locked, for it may take seconds, look what stands in the way: raises PreflightFailed. Yields
+    whether that was done.
+    """
     if (wanted := request.headers.get("If-Match")) is None:
-        yield
+        yield False
         return
+    if look:
+        if not matches(wanted, row := lifecycle.get(pk)):
+            raise PreconditionFailed
+        preflight.require(row)
     with transaction.atomic(using=conf.control_database):
         # The lock keeps the row as it was compared until the answer is written.
         if not matches(wanted, lifecycle.rows().select_for_update().get(pk=pk)):
             raise PreconditionFailed
-        yield
+        yield look
 
 
 def headers_of(row: AsyncMigrationStatus) -> dict[str, str]:

@@ -22,7 +22,7 @@ from rest_framework import exceptions
 from rest_framework.settings import api_settings
 from rest_framework.views import set_rollback
 
-from ..errors import BrokerAway, ExecutionError, NotALeftover, PreflightFailed, TransitionRefused
+from ..errors import BrokerAway, ExecutionError, NotALeftover, NotAllTried, PreflightFailed, TransitionRefused
 from ..limits import OutOfLimits
 from .request_id import current_request_id
 
@@ -145,6 +145,11 @@ def _(exc: Exception) -> Problem:
         "The control database does not answer or gave up. Ask again: every request here may be repeated.",
         headers={"Retry-After": str(DATABASE_RETRY_SECONDS)},
     )
+
+
+@problem_of.register
+def _(exc: NotAllTried) -> Problem:
+    return Problem(exc.code, str(exc), {"done": exc.done}, {"Retry-After": str(DATABASE_RETRY_SECONDS)})
 
 
 @problem_of.register

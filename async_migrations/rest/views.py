@@ -17,7 +17,7 @@ from .. import lifecycle
 from ..asking import ask
 from ..conf import conf
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
-from ..states import TERMINAL, Status
+from ..states import RUN, TERMINAL, Status
 from . import examples, pagination, permissions, schema, waiting
 from .bodies import EmptyBody, RunBody
 from .door import OF_THE_TAG, Door, headers_of, if_unchanged, matches
@@ -163,10 +163,11 @@ class VerbDoor(Door):
     def answer(self, request: Request, pk: int) -> Response:
         body = self.body(data=request.data)
         body.is_valid(raise_exception=True)
-        if body.validated_data.get("force"):
+        if force := body.validated_data.get("force"):
             permissions.require(request, permissions.FORCE)
-        with if_unchanged(request, pk):
-            answer = ask(self.actions["POST"], pk, self.origin, **body.validated_data)
+        verb = self.actions["POST"]
+        with if_unchanged(request, pk, look=verb == RUN.name and not force) as looked:
+            answer = ask(verb, pk, self.origin, **body.validated_data, looked=looked)
         row = answer.migration
         reached = row.status in self.goals and not answer.changed
         headers = {"Location": request.path.rpartition("/")[0], **headers_of(row)}

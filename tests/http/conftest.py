@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import StringIO
 from itertools import count
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from django.contrib.auth.models import Permission, User
 from django.contrib.messages import get_messages
 from django.core.management import call_command
+from django.db import connections
 from django.test import Client
 
 from async_migrations import lifecycle
@@ -174,3 +176,25 @@ def assert_problem(response: Any, status: int, code: str) -> dict[str, Any]:
     assert problem["request_id"] == response["X-Request-ID"]
     assert "Traceback" not in response.text
     return problem
+
+
+@contextmanager
+def ending_whoever_changes(row: AsyncMigrationStatus) -> Iterator[None]:
+    """End the server process of the control database that is about to change this migration."""
+    _execute(
+        "CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END'"
+    )
+    try:
+        _execute(
+            f"CREATE TRIGGER die BEFORE UPDATE ON {row._meta.db_table} "
+            f"FOR EACH ROW WHEN (NEW.id = {row.pk}) EXECUTE FUNCTION die()"
+        )
+        yield
+    finally:
+        _execute("DROP FUNCTION die() CASCADE")
+
+
+def _execute(sql: str) -> None:
+    with connections["default"].cursor() as cursor:
+        cursor.execute(sql)

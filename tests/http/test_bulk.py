@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
+from django.core.management import CommandError, call_command
+from django.db import connections
 
 from async_migrations import lifecycle, tasks
+from async_migrations.execution import preflight
 from async_migrations.states import Status
 
-from .conftest import ORIGIN, assert_problem
+from .conftest import ORIGIN, assert_problem, ending_whoever_changes
 
 RUN = "/api/async-migrations/run"
 CANCEL = "/api/async-migrations/cancel"
@@ -117,6 +122,79 @@ def test_without_a_broker_they_are_carried_out_at_once(operator, migration, monk
     response = post(operator, RUN, ids=[row.pk for row in rows])
     assert {item["outcome"] for item in response.json()["items"]} == {"accepted"}
     assert [item["status"] for item in response.json()["items"]] == ["FINISHED", "ERROR", "FINISHED"]
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Put something in place of "second" that takes connections and says nothing; return how many it got so far."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        server.setblocking(False)
+        monkeypatch.setitem(connections["second"].settings_dict, "HOST", "127.0.0.1")
+        monkeypatch.setitem(connections["second"].settings_dict, "PORT", str(server.getsockname()[1]))
+
+        def accepted():
+            count = 0
+            while True:
+                try:
+                    server.accept()[0].close()
+                except BlockingIOError:
+                    return count
+                count += 1
+
+        yield accepted
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_target_that_says_nothing_is_asked_once_and_not_for_each(operator, migration, silent, dry_run):
+    rows = [migration(database="second") for _ in range(20)]
+    doomed = migration(sql_forwards="UPDATE nowhere SET n = 1")
+    response = post(operator, RUN, ids=[*(row.pk for row in rows), doomed.pk], dry_run=dry_run)
+    assert outcomes(response) == [*((row.pk, "accepted") for row in rows), (doomed.pk, "refused")]
+    assert silent() == 1
+
+
+def test_when_the_time_for_looking_is_up_nothing_is_looked_at(operator, migration, silent, monkeypatch):
+    monkeypatch.setattr(preflight, "_MANY_SECONDS", 0)
+    row = migration(database="second")
+    assert outcomes(post(operator, RUN, ids=[row.pk])) == [(row.pk, "accepted")]
+    assert silent() == 0
+
+
+@pytest.mark.usefixtures("control")
+def test_when_the_database_fails_in_between_it_is_told_what_is_done(operator, migration, monkeypatch):
+    sent = []
+    monkeypatch.setattr(tasks.execute_migration, "send", sent.append)
+    rows = [migration(sql_forwards="UPDATE nowhere SET n = 1"), migration(), migration(), migration()]
+    refused, first, second, third = (row.pk for row in rows)
+
+    def ask():
+        body, headers = {"ids": [row.pk for row in rows]}, {"Idempotency-Key": "k-1"}
+        return operator.post(RUN, body, content_type="application/json", headers=headers)
+
+    with ending_whoever_changes(rows[2]):
+        problem = assert_problem(ask(), 503, "database_unavailable")
+    assert (problem["done"], sent) == ([first], [first]), "and workers are told"
+    assert "1 of 4 migrations were done" in problem["detail"]
+    assert lifecycle.get(third).status == Status.SCHEDULED
+    assert outcomes(ask()) == [
+        (refused, "refused"),
+        (first, "unchanged"),
+        (second, "accepted"),
+        (third, "accepted"),
+    ], "the same request may be sent again, with its key"
+
+
+@pytest.mark.usefixtures("control")
+def test_the_command_and_the_page_say_so_too(browser, migration):
+    rows = [migration(), migration()]
+    with ending_whoever_changes(rows[1]):
+        page = browser("run").post(
+            "/migrations/many", {"verb": "run", "pk": [row.pk for row in rows], "confirmed": "1"}
+        )
+        with pytest.raises(CommandError, match="1 of 2 migrations were done") as refused:
+            call_command("async_migrations", "run", database="default")
+    assert (page.status_code, refused.value.returncode) == (503, 3)
+    assert "of 2 migrations were done" in page.text
 
 
 def test_each_is_taken_once_in_the_order_given(operator, migration):

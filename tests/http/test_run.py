@@ -1,12 +1,14 @@
 """POST /api/async-migrations/{id}/run"""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import Permission, User
-from django.db import connections
+from django.db import connections, transaction
 
 from async_migrations import lifecycle
 from async_migrations.states import Status
@@ -289,3 +291,22 @@ def test_a_target_that_takes_connections_and_says_nothing_keeps_nobody_from_runn
         monkeypatch.setitem(connections["second"].settings_dict, "HOST", "127.0.0.1")
         monkeypatch.setitem(connections["second"].settings_dict, "PORT", str(silent.getsockname()[1]))
         assert operator.post(url(row.pk), content_type="application/json").status_code == 202
+
+
+@pytest.mark.usefixtures("control")
+def test_while_the_target_is_looked_at_the_row_is_free_for_others(operator, migration, monkeypatch):
+    row = migration(database="second")
+    tag = operator.get(f"/api/async-migrations/{row.pk}")["ETag"]
+
+    def lock_as_soon_as_it_looks(server):
+        with closing(server.accept()[0]), closing(connections["default"]), transaction.atomic():
+            return lifecycle.rows().select_for_update(nowait=True).get(pk=row.pk).status
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor() as threads:
+        monkeypatch.setitem(connections["second"].settings_dict, "HOST", "127.0.0.1")
+        monkeypatch.setitem(connections["second"].settings_dict, "PORT", str(silent.getsockname()[1]))
+        silent.settimeout(30)
+        locked = threads.submit(lock_as_soon_as_it_looks, silent)
+        response = operator.post(url(row.pk), content_type="application/json", headers={"If-Match": tag})
+        assert locked.result() == Status.SCHEDULED
+    assert response.status_code == 202

@@ -19,7 +19,7 @@ from async_migrations.asking import ask, refused, tell, tell_tuned
 from async_migrations.client.watching import Bars, Exit, Lines, Watch, reasons
 from async_migrations.conf import conf
 from async_migrations.contract import as_dict, detail_as_dict
-from async_migrations.errors import PreflightFailed, TransitionRefused
+from async_migrations.errors import NotAllTried, PreflightFailed, TransitionRefused
 from async_migrations.execution import preflight
 from async_migrations.execution.findings import ERROR
 from async_migrations.lifecycle import Answer, Wanted
@@ -79,6 +79,8 @@ class Command(BaseCommand):
             self.display.console.file.flush()
         except (OperationalError, InterfaceError) as exc:
             raise CommandError(_unreachable(exc), returncode=Exit.UNREACHABLE) from exc
+        except NotAllTried as exc:
+            raise CommandError(str(exc), returncode=Exit.UNREACHABLE) from exc
         except ProgrammingError as exc:
             raise CommandError(_no_tables(exc), returncode=Exit.REFUSED) from exc
         except KeyboardInterrupt:
