@@ -174,9 +174,12 @@ def drop(
     return bool(carry_out(database, schema, name, origin))
 
 
-def lift(database: str, origin: Origin) -> AsyncMigrationHold | None:
-    """End the hold on a database, or on all (empty), and have go on what it held; return it, None: there was none."""
-    lifted = lifecycle.lift_hold(database, origin)
+def lift(database: str, origin: Origin, *, seen: int | None = None) -> AsyncMigrationHold | None:
+    """End the hold on a database, or on all (empty), and have go on what it held; return it, None: there was none.
+
+    seen: as `lifecycle.lift_hold` takes it.
+    """
+    lifted = lifecycle.lift_hold(database, origin, seen=seen)
     if lifted is not None:
         lifecycle.note_held()
         tasks.send_first()

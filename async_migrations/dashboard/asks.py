@@ -7,20 +7,18 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 
 from .. import asking, lifecycle
 from ..errors import NotAllTried, PreflightFailed, TransitionRefused
 from ..lifecycle import Channel
 from ..limits import Number, OutOfLimits
-from ..models import AsyncMigrationStatus
+from ..models import AsyncMigrationHold, AsyncMigrationStatus
 from ..rest.origin import origin_of
 from ..states import Status
-from .door import door, require, sorry
-from .pages import tunables
+from .door import door, page, require, sorry
+from .pages import OF_MANY, tunables
 
-#: What can be asked of several at once.
-OF_MANY = ("run", "cancel", "rollback")
 _SAID = 20  # refusals that are told one by one
 
 
@@ -44,7 +42,7 @@ def one(request: HttpRequest, pk: int, verb: str) -> HttpResponse:
             "wrong": typed,
             "last": last_part(row.name),
         }
-        return render(request, "async_migrations/dashboard/confirm.html", context, status=400 if typed else 200)
+        return page(request, "confirm", context, status=400 if typed else 200)
     return carry_out(request, row, "run" if forced else verb, force=forced)
 
 
@@ -77,11 +75,12 @@ def many(request: HttpRequest) -> HttpResponse:
     if not rows:
         messages.warning(request, "No migration is chosen. Tick the boxes in front of some, then press the button.")
         return redirect("dashboard:list")
-    if not request.POST.get("confirmed"):
+    typed = request.POST.get("name", "").strip()
+    if not request.POST.get("confirmed") or typed not in _words(verb, rows):
         fitting = [row for row in rows if verb in asking.offered(row)]
         others = [row for row in rows if row not in fitting]
-        context = {"verb": verb, "rows": fitting, "others": others}
-        return render(request, "async_migrations/dashboard/many.html", context)
+        context = {"verb": verb, "rows": fitting, "others": others, "word": _words(verb, fitting)[0], "wrong": typed}
+        return page(request, "many", context, status=400 if typed else 200)
     try:
         _tell(request, _each(verb, rows, request))
     except NotAllTried as exc:
@@ -136,8 +135,13 @@ def _changes(request: HttpRequest, row: AsyncMigrationStatus) -> dict[str, Any]:
     return {
         field["name"]: number(field["limit"], request.POST[field["name"]].strip())
         for field in tunables(row)
-        if field["name"] in request.POST
+        if field["name"] in request.POST and _is_news(request, field["name"])
     }
+
+
+def _is_news(request: HttpRequest, name: str) -> bool:
+    """Whether a field was changed by who sent the form; what was left as it was shown may be another's by now."""
+    return request.POST[name].strip() != request.POST.get(f"shown-{name}")
 
 
 def number(limit: Number, text: str) -> Any:
@@ -150,18 +154,40 @@ def number(limit: Number, text: str) -> Any:
 
 @door("POST")
 def lift(request: HttpRequest) -> HttpResponse:
-    """End the hold that was set for a database, or for all of them."""
-    database = request.POST.get("database", "")
-    require(request, "lift", database=database)
-    lifted = asking.lift(database, origin_of(request, Channel.DASHBOARD))
-    said = f"Lifted: {database or 'all databases'}. What was held goes on." if lifted else "It was lifted already."
-    messages.add_message(request, messages.SUCCESS if lifted else messages.INFO, said)
+    """End the hold whose button was pressed; one that has replaced it meanwhile stays."""
+    pk = request.POST.get("hold", "")
+    seen = lifecycle.holds().filter(pk=int(pk)).first() if pk.isdecimal() and len(pk) < 19 else None
+    require(request, "lift", database=seen.database if seen else "")
+    if seen is None:
+        return sorry(request, 404, "There is no such hold", "Nothing was lifted. The overview shows what is held now.")
+    if asking.lift(seen.database, origin_of(request, Channel.DASHBOARD), seen=seen.pk):
+        messages.success(request, f"Lifted: {seen.database or 'all databases'}. What was held goes on.")
+    else:
+        messages.info(request, _instead_of(seen))
     return redirect("dashboard:overview")
+
+
+def _instead_of(seen: AsyncMigrationHold) -> str:
+    """Say what is the case where a hold was to be lifted that is not in force any more."""
+    now = lifecycle.holds_in_force().filter(database=seen.database).first()
+    if now is None:
+        return "It was over already."
+    return (
+        f"Nothing was lifted: meanwhile another hold has replaced the one that you saw, “{now.reason}” by "
+        f"{now.by or 'somebody'}. Lift that one if you mean it."
+    )
 
 
 def last_part(name: str) -> str:
     """Return the last part of a name, which is enough to type."""
     return name.rpartition(".")[2]
+
+
+def _words(verb: str, rows: Sequence[AsyncMigrationStatus]) -> tuple[str, ...]:
+    """Return what may be typed to have a verb carried out on these, the short one first; empty: nothing need be."""
+    if not any(_is_dangerous(verb, row) for row in rows):
+        return ("",)
+    return (last_part(rows[0].name), rows[0].name) if len(rows) == 1 else (verb,)
 
 
 def _is_dangerous(verb: str, row: AsyncMigrationStatus) -> bool:

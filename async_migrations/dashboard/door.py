@@ -16,7 +16,7 @@ from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.http import parse_etags
 from django.views.decorators.http import require_http_methods
 
-from ..lifecycle import Channel, audit
+from ..lifecycle import Channel, audit, holds_in_force
 from ..models import AsyncMigrationStatus
 from ..rest import granted, permissions
 from ..rest.origin import origin_of
@@ -89,6 +89,16 @@ def live(request: HttpRequest, page: str, state: Any, context: Callable[[], Mapp
     response = render(request, template, {**context(), "page": page, "may": may(request), "etag": tag})
     response.headers["ETag"] = tag
     return response
+
+
+def page(request: HttpRequest, name: str, context: Mapping[str, Any], status: int = 200) -> HttpResponse:
+    """Answer with a page that is as it was when it was asked for, with the holds of its `row`, of all without one.
+
+    name: of its template.
+    """
+    row = context.get("row")
+    around = {"holds": list(holds_in_force(row.database if row else None)), "may": may(request)}
+    return render(request, f"async_migrations/dashboard/{name}.html", {**around, **context}, status=status)
 
 
 def tag_of(state: Any) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shlex
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.migrations.exceptions import BadMigrationError
 from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
@@ -19,6 +19,8 @@ from ..lifecycle.gate import Reason
 from ..models import AsyncMigrationHold
 from ..states import Status
 from .door import door, live, may
+
+logger = logging.getLogger("async_migrations")
 
 #: How many packages are shown at most.
 SHOWN = 100
@@ -69,8 +71,10 @@ def _needing() -> list[dict[str, Any]]:
     """Return the files with `require_finished` that need what is not FINISHED, each with what that is."""
     try:
         files = list(needing())
-    except (BadMigrationError, ImportError, SyntaxError):
-        return []  # `migrate` says what is wrong.
+    except Exception:
+        # A file may raise anything when it is imported. `migrate` says what; the page is for more than this.
+        logger.warning("the migration files cannot be read", exc_info=True)
+        return []
     names = {name for _, its in files for name in its}
     known = lifecycle.rows().filter(name__in=names)
     finished = set(known.values_list("name", flat=True)) - set(

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.contrib import messages
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import redirect
 
 from .. import asking, lifecycle, tasks
 from ..errors import BrokerAway, ExecutionError, NotALeftover
@@ -16,7 +16,7 @@ from ..execution import janitor
 from ..lifecycle import Channel, audit
 from ..rest.janitor import look_at
 from ..rest.origin import origin_of
-from .door import door, live, may, require
+from .door import door, live, page, require
 
 #: What is typed to have several dropped at once; one asks for its own name.
 WORD = "drop"
@@ -99,8 +99,8 @@ def _confirm(request: HttpRequest, chosen: list[_Index], typed: str) -> HttpResp
         else:
             others.append(index)
     word = _word([index for index, _ in fitting]) if fitting else ""
-    context = {"fitting": fitting, "others": others, "word": word, "wrong": typed, "may": may(request)}
-    return render(request, "async_migrations/dashboard/drop.html", context, status=400 if typed else 200)
+    context = {"fitting": fitting, "others": others, "word": word, "wrong": typed}
+    return page(request, "drop", context, status=400 if typed else 200)
 
 
 def _drop(request: HttpRequest, database: str, schema: str, name: str) -> bool:

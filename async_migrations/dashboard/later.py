@@ -6,7 +6,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
 
 from .. import asking, lifecycle, limits
 from ..lifecycle import Channel
@@ -14,7 +13,7 @@ from ..limits import TERMS, OutOfLimits
 from ..models import AsyncMigrationStatus
 from ..rest.origin import origin_of
 from .asks import carry_out, number
-from .door import door, require
+from .door import door, page, require
 
 
 @door("GET", "HEAD", "POST")
@@ -59,4 +58,4 @@ def _moment(text: str, zone: str) -> datetime | None:
 
 def _page(request: HttpRequest, row: AsyncMigrationStatus, errors: dict[str, str]) -> HttpResponse:
     context = {"row": row, "errors": errors, "terms": TERMS, "typed": request.POST}
-    return render(request, "async_migrations/dashboard/later.html", context, status=400 if errors else 200)
+    return page(request, "later", context, status=400 if errors else 200)

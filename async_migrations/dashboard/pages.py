@@ -8,19 +8,22 @@ from typing import Any
 
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import render
 
 from .. import asking, lifecycle
 from ..conf import conf
 from ..errors import ExecutionError
-from ..execution import preflight, session
+from ..execution import preflight
 from ..execution.findings import ERROR
 from ..limits import NUMBERS
 from ..models import AsyncMigrationBadRow, AsyncMigrationStatus
-from ..states import TERMINAL, Kind, Status
+from ..rest.backfills import asking_the_target
+from ..states import TERMINAL, Direction, Kind, Status
 from . import watch
-from .door import door, live, may
+from .door import door, live, may, page, sorry
 from .filters import PageFilter
+
+#: What can be asked of several at once.
+OF_MANY = ("run", "cancel", "rollback")
 
 #: How many are shown of a migration: events, and rows set aside.
 EVENTS, SET_ASIDE = 100, 50
@@ -47,20 +50,21 @@ def listing(request: HttpRequest) -> HttpResponse:
     if request.GET:
         found = PageFilter(request.GET, queryset=rows)
         rows = found.qs if found.form.is_valid() else rows.none()
-    page = watch.listing(rows, request.GET.get("page"))
+    shown = watch.listing(rows, request.GET.get("page"))
 
     def context() -> dict[str, Any]:
         return {
             "found": PageFilter(request.GET),
-            "rows": watch.in_full(page.tags),
-            "page_of": page,
-            "most": max(watch.MOST, page.last),
+            "rows": watch.in_full(shown.tags),
+            "page_of": shown,
+            "most": max(watch.MOST, shown.last),
             "holds": list(lifecycle.holds_in_force()),
             "filtered": any(request.GET.get(name) for name in PageFilter.base_filters if name != "ordering"),
             "columns": list(_columns(request)),
+            "many": [verb for verb in OF_MANY if verb in may(request)],
         }
 
-    return live(request, "list", (page, watch.holds()), context)
+    return live(request, "list", (shown, watch.holds()), context)
 
 
 @door("GET", "HEAD")
@@ -86,13 +90,17 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
 
 @door("GET", "HEAD")
 def findings(request: HttpRequest, pk: int) -> HttpResponse:
-    """Look now what stands in the way of a migration."""
+    """Look now what stands in the way of a migration, in the direction that the address asks for."""
     row = lifecycle.get(pk)
-    found = [asdict(finding) for finding in preflight.look(row)]
-    forcible = {"run", "force"} <= may(request) and "run" in asking.offered(row)
+    direction = request.GET.get("direction")
+    if direction not in (None, *Direction.values):
+        return sorry(request, 400, "There is no such direction", f"Say one of: {', '.join(Direction.values)}.")
+    found = [asdict(finding) for finding in preflight.look(row, direction)]
+    backwards = direction == Direction.BACKWARDS
+    forcible = {"run", "force"} <= may(request) and "run" in asking.offered(row) and not backwards
     stopped = any(finding["level"] == ERROR for finding in found)
-    context = {"row": row, "findings": found, "may_force": forcible and stopped}
-    return render(request, "async_migrations/dashboard/preflight.html", context)
+    context = {"row": row, "findings": found, "may_force": forcible and stopped, "backwards": backwards}
+    return page(request, "preflight", context)
 
 
 @door("GET", "HEAD")
@@ -102,11 +110,12 @@ def set_aside(request: HttpRequest, pk: int) -> HttpResponse:
     bad = AsyncMigrationBadRow.objects.using(row.database).filter(name=row.name, migration_id=pk).order_by("id")
     context: dict[str, Any] = {"row": row}
     try:
-        with session.translated_by_django():
+        with asking_the_target(row.database):
             context["rows"] = Paginator(bad, SET_ASIDE).get_page(request.GET.get("page"))
+            context["rows"].object_list = list(context["rows"].object_list)
     except ExecutionError as exc:
         context["problem"] = exc
-    return render(request, "async_migrations/dashboard/set_aside.html", context)
+    return page(request, "set_aside", context)
 
 
 def tunables(row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:

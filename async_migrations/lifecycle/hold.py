@@ -83,11 +83,14 @@ def set_hold(database: str, reason: str, origin: Origin, *, expires_at: datetime
     return made
 
 
-def lift_hold(database: str, origin: Origin) -> AsyncMigrationHold | None:
-    """End the hold that was set for exactly this database, or for all (empty), and return it; None: there was none."""
+def lift_hold(database: str, origin: Origin, *, seen: int | None = None) -> AsyncMigrationHold | None:
+    """End the hold that was set for exactly this database, or for all (empty), and return it; None: there was none.
+
+    seen: id of the hold that is meant; one that has replaced it stays. None for whichever is in force.
+    """
     with changing_holds():
         current = holds_in_force().filter(database=database).first()
-        if current is None:
+        if current is None or seen not in (None, current.pk):
             audit.enter("lift", origin, database=database, outcome=audit.Outcome.UNCHANGED)
             return None
         holds().filter(pk=current.pk).update(lifted_at=Now(), lifted_by=origin.by)

@@ -75,7 +75,7 @@ class QuarantineDoor(Door, GenericAPIView[AsyncMigrationBadRow]):
     )
     def get(self, request: Request, id: int) -> Response:
         row = lifecycle.get(id)
-        with _asking_the_target(row.database):
+        with asking_the_target(row.database):
             # The name is what the target has an index on.
             bad = AsyncMigrationBadRow.objects.using(row.database).filter(name=row.name, migration_id=id)
             page = self.paginate_queryset(bad.order_by("id"))
@@ -83,8 +83,11 @@ class QuarantineDoor(Door, GenericAPIView[AsyncMigrationBadRow]):
 
 
 @contextmanager
-def _asking_the_target(alias: str) -> Iterator[None]:
-    """Tell a target that does not answer from a control database that does not."""
+def asking_the_target(alias: str) -> Iterator[None]:
+    """Tell a target that does not answer from a control database that does not.
+
+    Raises ExecutionError, also for an alias that is not configured here.
+    """
     try:
         with session.translated_by_django():
             yield

@@ -118,7 +118,8 @@ def doing(row: AsyncMigrationStatus) -> str:
     if row.status == Status.FINISHED and row.quarantined:
         return f"{row.quarantined:,} rows are set aside: the backfill could not change them"
     blocked = "; ".join(words.blockers(row.waiting_on))
-    what = f"waits for {blocked}" if blocked else words.throttling(row.throttled) or row.phase
+    waits = f"waits for {blocked}" if blocked else ""
+    what = "; ".join(filter(None, (row.phase, waits, words.throttling(row.throttled))))
     if row.status == Status.STARTED and not what:
         what = words.state(said)
     queued = f"{len(row.queued_behind)} sessions queue behind it" if row.queued_behind else ""
@@ -130,6 +131,12 @@ def doing(row: AsyncMigrationStatus) -> str:
 def blockers(sessions: list[dict[str, object]]) -> list[str]:
     """Describe each session that something waits for, or that waits itself."""
     return words.blockers(sessions)
+
+
+@register.filter
+def blocking(sessions: list[dict[str, object]]) -> list[tuple[str, object]]:
+    """Describe each session that something waits for, with the statement it was last seen with, if that is known."""
+    return [(said, session.get("query")) for said, session in zip(words.blockers(sessions), sessions, strict=True)]
 
 
 @register.filter
@@ -167,9 +174,15 @@ def more(event: AsyncMigrationEvent) -> str:
 
 
 @register.filter
+def number(count: int) -> str:
+    """Return a number in groups of three digits: "1,234,567"."""
+    return f"{count:,}"
+
+
+@register.filter
 def up_to(count: int, most: int) -> str:
     """Return a number that was counted up to one more than `most`."""
-    return f"{most:,}+" if count > most else f"{count:,}"
+    return f"{number(most)}+" if count > most else number(count)
 
 
 @register.filter

@@ -119,6 +119,25 @@ def test_a_backfill_is_tuned(browser, migration):
     assert row.tuning == {"batch_delay_seconds": 0.2}
 
 
+def test_tuning_takes_only_what_was_changed_on_the_page(browser, migration):
+    row = migration(Status.STARTED, options={"batch_size": 5000})
+    AsyncMigrationStatus.objects.update(kind="backfill")
+    client, path = browser("tune"), f"/migrations/{row.pk}/tune"
+    lifecycle.tune(row.pk, Origin("alice"), {"batch_size": 5000, "batch_delay_seconds": 0.2})
+    page = client.get(f"/migrations/{row.pk}").text
+    form = dict(re.findall(r'name="(shown-\w+)" value="([^"]*)"', page))
+    form |= dict(re.findall(r'type="number" name="(\w+)"[^>]* value="([^"]*)"', page))
+    assert (form["shown-batch_size"], form["batch_size"]) == ("5000", "5000")
+    lifecycle.tune(row.pk, Origin("bob"), {"batch_size": 100})
+    client.post(path, {**form, "priority": "7", "batch_delay_seconds": ""})
+    row.refresh_from_db()
+    assert (row.priority, row.tuning) == (7, {"batch_size": 100})
+    assert "nothing to do" in told(client.post(path, form))[-1]
+    client.post(path, {**form, "batch_size": "300"})
+    row.refresh_from_db()
+    assert row.tuning["batch_size"] == 300
+
+
 # --- several ---------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +158,8 @@ def test_several_are_asked_for_at_once(browser, migration, verb, status, becomes
     assert set(listed) == {str(row.pk) for row in rows}
     assert other.name in page
     assert set(AsyncMigrationStatus.objects.values_list("status", flat=True)) == {status, other.status}
-    assert told(client.post("/migrations/many", {"verb": verb, "pk": listed, "confirmed": "yes"})) == ["2 accepted."]
+    sure = {"confirmed": "yes", "name": "rollback" if verb == ROLLBACK else ""}
+    assert told(client.post("/migrations/many", {"verb": verb, "pk": listed, **sure})) == ["2 accepted."]
     found = lifecycle.rows().filter(pk__in=listed).values_list("status", flat=True)
     assert set(found) == {becomes}
 
@@ -152,19 +172,31 @@ def test_of_several_each_is_refused_by_itself(browser, migration):
     assert rows[1].name in others[0]
 
 
+def test_a_dangerous_one_of_the_chosen_asks_for_its_name_or_for_the_word(browser, migration):
+    done, waits = migration(Status.FINISHED), migration()
+    going = migration(Status.IN_PROGRESS, name="app.migrations.0007_build")
+    client = browser("cancel", "rollback")
+
+    def ask(verb, rows, **typed):
+        wanted = {"verb": verb, "pk": [row.pk for row in rows], "confirmed": "yes", **typed}
+        answer = client.post("/migrations/many", wanted)
+        going.refresh_from_db()
+        return answer.status_code, re.findall(r"Type its name|Type the word|This is not [\w ]+", answer.text)
+
+    first = client.post("/migrations/many", {"verb": "cancel", "pk": going.pk}).text
+    assert "Type its name, <code>0007_build<" in first
+    assert ask("cancel", [going]) == (200, ["Type its name"])
+    assert ask("cancel", [going], name="cancel") == (400, ["Type its name", "This is not its name"])
+    assert ask("cancel", [going, waits], name="0007_build") == (400, ["Type the word", "This is not the word"])
+    assert ask("rollback", [done]) == (200, ["Type its name"])
+    assert going.stop_requested is None
+    assert set(lifecycle.rows().values_list("status", flat=True)) == {done.status, waits.status, going.status}
+    assert ask("cancel", [going, waits], name="cancel") == (302, [])
+    assert going.stop_requested == "cancel"
+
+
 def test_nothing_chosen_and_nothing_asked(browser):
     client = browser("run")
     assert "Tick the boxes" in told(client.post("/migrations/many", {"verb": "run"}))[0]
     assert client.post("/migrations/many", {"verb": "dance"}).status_code == 400
     assert client.post("/migrations/many", {"verb": "rollback"}).status_code == 403
-
-
-def test_a_hold_is_seen_everywhere_and_lifted(browser, migration):
-    row = migration()
-    lifecycle.set_hold("", "Black Friday", Origin("carol"))
-    client = browser("hold")
-    for path in ("/", "/migrations", f"/migrations/{row.pk}"):
-        assert "Black Friday" in client.get(path).text
-    assert told(client.post("/lift", {"database": ""})) == ["Lifted: all databases. What was held goes on."]
-    assert lifecycle.held("default") is None
-    assert browser().post("/lift").status_code == 403

@@ -152,6 +152,18 @@ def test_it_takes_as_many_queries_for_many_as_for_one(browser, migration):
 
 
 @pytest.mark.django_db(transaction=True, databases=["default", "second"], serialized_rollback=True)
+def test_a_file_that_cannot_be_read_keeps_nobody_from_the_gates(browser, migration, request):
+    files = request.getfixturevalue("project")
+    row = migration(name=f"{files.package}.0002_a")
+    files.file("0003_later", f"require_finished({row.name!r})")
+    client = browser()
+    assert "bookshop.0003_later" in client.get("/gates").text
+    files.file("0003_later", "1 / 0")
+    answer = client.get("/gates")
+    assert (answer.status_code, "0 of 1" in answer.text, "0003_later" in answer.text) == (200, True, False)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "second"], serialized_rollback=True)
 def test_files_that_require_what_is_not_finished_are_named(browser, migration, request):
     files = request.getfixturevalue("project")
     row = migration(name=f"{files.package}.0002_a")

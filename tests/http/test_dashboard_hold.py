@@ -89,6 +89,58 @@ def test_a_viewer_sees_who_holds_and_cannot_set_one(browser):
     assert lifecycle.held("default") is None
 
 
+def lifts(client, page):
+    """Press the button of the first hold on a page, and return what is said."""
+    return told(client.post("/lift", {"hold": re.findall(r'name="hold" value="(\d+)"', page)[0]}))[-1]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/", "/migrations", "/hold", *(f"/migrations/{{}}{end}" for end in ("", "/preflight", "/set-aside", "/later",
+     "/rollback"))],
+)  # fmt: skip
+def test_it_is_seen_on_every_page_and_lifted_there(browser, migration, path):
+    row = migration(Status.ERROR)
+    lifecycle.set_hold("", "Black Friday", Origin("carol"))
+    client = browser("hold", "run", "rollback")
+    page = client.get(path.format(row.pk)).text
+    assert "Black Friday" in page
+    assert lifts(client, page) == "Lifted: all databases. What was held goes on."
+    assert lifecycle.held("default") is None
+
+
+def test_it_is_seen_when_several_are_asked_for_and_on_no_page_of_another_database(browser, migration):
+    row, other = migration(), migration(database="second")
+    lifecycle.set_hold("second", "Black Friday", Origin("carol"))
+    client = browser("run")
+    assert "Black Friday" in client.post("/migrations/many", {"verb": "run", "pk": row.pk}).text
+    assert "Black Friday" in client.get(f"/migrations/{other.pk}/later").text
+    assert "Black Friday" not in client.get(f"/migrations/{row.pk}/later").text
+
+
+def test_only_the_hold_that_was_seen_is_lifted(browser):
+    lifecycle.set_hold("", "a test", Origin("alice"))
+    client = browser("hold")
+    page = client.get("/").text
+    lifecycle.set_hold("", "the disk is full", Origin("bob"))
+    said = lifts(client, page)
+    assert said.startswith("Nothing was lifted: meanwhile another hold")
+    assert "“the disk is full” by bob" in said
+    assert lifecycle.held("default").reason == "the disk is full"
+    lifecycle.lift_hold("", Origin("bob"))
+    assert lifts(client, page) == "It was over already."
+    assert asked() == [("user-view-hold", "lift", "unchanged", "")] * 2
+
+
+def test_who_may_not_lift_and_what_is_no_hold(browser):
+    held = lifecycle.set_hold("second", "vacuum", Origin("bob"))
+    assert browser().post("/lift", {"hold": held.pk}).status_code == 403
+    client = browser("hold")
+    for nonsense in ({}, {"hold": "4711"}, {"hold": "9" * 19}, {"hold": "-1"}):
+        assert client.post("/lift", nonsense).status_code == 404
+    assert lifecycle.held("second") is not None
+
+
 # --- run on terms ----------------------------------------------------------------------------------------------------
 
 

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
-from async_migrations.models import AsyncMigrationStatus
+from async_migrations.models import AsyncMigrationBadRow, AsyncMigrationStatus
 from async_migrations.states import Status
 
 from .conftest import asked, begin, buttons, poll, user
@@ -87,6 +87,47 @@ def test_a_failure_is_understood(browser, migration):
         assert said in page
 
 
+def test_all_that_keeps_it_waiting_is_said(browser, migration):
+    row = migration(Status.IN_PROGRESS)
+    holder = {"pid": 4711, "application_name": "report", "state": "idle in transaction", "seconds": 412}
+    throttled = {"reason": "lock_waiters", "value": 12, "limit": 5}
+    lifecycle.rows().filter(pk=row.pk).update(
+        phase="waiting for writers", waiting_on=[{**holder, "query": "SELECT '<b>'"}, {"pid": 7}], throttled=throttled
+    )
+    page = browser().get(f"/migrations/{row.pk}").text
+    blocker = "pid 4711 (report) idle in transaction for 6 min 52 s"
+    assert f"waiting for writers; waits for {blocker}; pid 7; throttled by lock_waiters: 12, limit 5" in page
+    shown = page.partition("Sessions that it waits for")[2].partition("</div>")[0]
+    code = "<code>SELECT &#x27;&lt;b&gt;&#x27;</code>"
+    assert re.findall(r"<li>(.*?)</li>", shown) == [f"{blocker}: {code}", "pid 7"]
+
+
+def test_what_stands_in_the_way_of_a_rollback(browser, migration):
+    row = migration(Status.FINISHED, sql_backwards="CREATE INDEX nowhere_idx ON nowhere (id)")
+    path = f"/migrations/{row.pk}/preflight?direction=backwards"
+    client = browser("rollback")
+    for page in (f"/migrations/{row.pk}", f"/migrations/{row.pk}/rollback"):
+        assert f'href="{path}"' in client.get(page).text
+    assert path not in browser("run").get(f"/migrations/{row.pk}").text
+    there = client.get(path).text
+    assert ("of a rollback</h1>" in there, "nowhere" in there) == (True, True)
+    assert "nowhere" not in client.get(f"/migrations/{row.pk}/preflight?direction=forwards").text
+    assert client.get(f"/migrations/{row.pk}/preflight?direction=sideways").status_code == 400
+
+
+def test_rows_set_aside_in_many_and_in_a_database_that_is_not_there(browser, migration):
+    row = migration(Status.FINISHED, kind="backfill")
+    lifecycle.rows().filter(pk=row.pk).update(quarantined=1234567)
+    bad = {"name": row.name, "migration_id": row.pk, "error": {"message": "value too long"}}
+    AsyncMigrationBadRow.objects.bulk_create(AsyncMigrationBadRow(key=[number], **bad) for number in range(1001))
+    client = browser()
+    assert "1,234,567 rows set aside" in client.get(f"/migrations/{row.pk}").text
+    assert "951–1,000 of 1,001" in client.get(f"/migrations/{row.pk}/set-aside?page=20").text
+    lifecycle.rows().filter(pk=row.pk).update(database="gone")
+    answer = client.get(f"/migrations/{row.pk}/set-aside")
+    assert (answer.status_code, "&#x27;gone&#x27; is not in DATABASES here" in answer.text) == (200, True)
+
+
 # --- the list --------------------------------------------------------------------------------------------------------
 
 
@@ -109,6 +150,13 @@ def test_the_list_is_narrowed_by_its_address(browser, migration):
     assert ordered.index("0002_new") < ordered.index("0001_old")
     assert 'aria-sort="descending"' in ordered
     assert new.name.rpartition(".")[2] in ordered
+
+
+@pytest.mark.parametrize("verb", ["tune", "hold", "run"])
+def test_boxes_are_for_those_who_have_a_button_for_them(browser, migration, verb):
+    migration()
+    page = browser(verb).get("/migrations").text
+    assert [found in page for found in ('type="checkbox"', "many-run", "many-cancel")] == [verb == "run"] * 2 + [False]
 
 
 def test_an_empty_list_says_how_to_begin(browser):
