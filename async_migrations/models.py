@@ -144,7 +144,7 @@ class AsyncMigrationStatus(models.Model):
                 condition=Q(status=Status.STARTED),
                 name="async_migration_line_idx",
             ),
-            # What every overview that is open asks for every two seconds: what wants a person, and what waits.
+            # What every overview that is open asks for every 1.5 seconds: what wants a person, and what waits.
             models.Index(
                 F("updated_at").desc(),
                 "id",

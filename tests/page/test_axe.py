@@ -5,6 +5,7 @@ A new page cannot be forgotten: every address that shows one has to be in PAGES.
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -19,6 +20,10 @@ from async_migrations.dashboard.urls import urlpatterns
 from async_migrations.models import AsyncMigrationBadRow, AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.browser import expect
+from tests.db.conftest import book  # noqa: F401 - a fixture
+from tests.http.test_chart import curve  # noqa: F401 - a fixture
+from tests.http.test_chart import rows as points
+from tests.http.test_dashboard_janitor import BUILD, leave
 
 from .conftest import SOMEBODY
 
@@ -28,7 +33,13 @@ pytestmark = pytest.mark.e2e
 PAGES = {
     "overview": ("/",),
     "list": ("/migrations", "/migrations?search=nothing", "/migrations?status=NONSENSE&ordering=-name"),
-    "detail": ("/migrations/{scheduled}", "/migrations/{going}", "/migrations/{error}", "/migrations/{finished}"),
+    "detail": (
+        "/migrations/{scheduled}",
+        "/migrations/{going}",
+        "/migrations/{error}",
+        "/migrations/{finished}",
+        "/migrations/{building}",
+    ),
     "preflight": ("/migrations/{scheduled}/preflight", "/migrations/{error}/preflight"),
     "set_aside": ("/migrations/{finished}/set-aside", "/migrations/{error}/set-aside"),
     "gates": ("/gates", "/gates?prefix=app", "/gates?name=nothing.like.this"),
@@ -72,6 +83,7 @@ def rows(control, migration):
         "rolled_back": migration(Status.ROLLED_BACK),
         "going": migration(Status.IN_PROGRESS),  # and so no other on this database
         "waiting": migration(Status.STARTED),
+        "building": migration(Status.IN_PROGRESS, database="second", sql_forwards=BUILD.format("book_n_idx")),
     }
     keys = {name: row.pk for name, row in made.items()}
     change = AsyncMigrationStatus.objects.filter
@@ -91,6 +103,9 @@ def rows(control, migration):
         phase="changing rows",
         queued_behind=[session],
     )
+    change(pk=keys["building"]).update(
+        phase="waiting for writers before build", progress_percent=12.5, waiting_on=[session]
+    )
     change(pk=keys["paused"]).update(progress_done=1, progress_total=3, progress_unit="rows")
     change(pk=keys["finished"]).update(kind="backfill", quarantined=1)
     change(pk=keys["waiting"]).update(requested_at=timezone.now() - timedelta(hours=1))
@@ -104,11 +119,16 @@ def rows(control, migration):
     return keys
 
 
-@pytest.mark.parametrize("name", PAGES)
-def test_it_works(open_page, person, rows, name) -> None:
-    page = open_page(person("alice"), expected="status of 40[0-4]")
-    for path in PAGES[name]:
-        page.goto(path.format(**rows))
+def refused(*paths) -> str:
+    """Return what a browser says of a page at one of these addresses whose own answer is a refusal."""
+    return rf"status of 40[0-4] .*\(http://[^/]*({'|'.join(map(re.escape, paths))})\)$"
+
+
+def test_it_works(open_page, person, rows) -> None:
+    paths = [path.format(**rows) for shown in PAGES.values() for path in shown]
+    page = open_page(person("alice"), expected=refused(*paths))
+    for path in paths:
+        page.goto(path)
         assert_open_to_all(page)
 
 
@@ -130,22 +150,63 @@ def test_an_empty_list_and_an_overview_of_nothing(open_page, person) -> None:
 
 
 def test_several_and_a_name_that_is_wrong(open_page, person, rows) -> None:
-    page = open_page(person("alice"), expected="status of 400")
+    asked = f"/migrations/{rows['finished']}/rollback"
+    page = open_page(person("alice"), expected=refused(asked))
     page.goto("/migrations")
     page.get_by_label("Choose all on this page").check()
     page.get_by_role("button", name="Roll back…").click()
     expect(page.get_by_role("heading", name="Not among them")).to_be_visible()
     assert_open_to_all(page)
-    page.goto(f"/migrations/{rows['finished']}/rollback")
+    page.goto(asked)
     page.get_by_label("Type its name").fill("another")
     page.get_by_label("Type its name").press("Enter")
     expect(page.get_by_text("This is not its name")).to_be_visible()
     assert_open_to_all(page)
 
 
+def test_a_chart_and_its_table(open_page, person, curve) -> None:  # noqa: F811
+    waits = {"throttled": "lock_waiters"}
+    row = curve(points(0, 0), points(2, 2000), points(4, 2000, **waits), points(6, 3000), kind="backfill")
+    page = open_page(person("alice"))
+    page.goto(f"/migrations/{row.pk}")
+    expect(page.locator("#chart-plot canvas")).to_be_visible()
+    page.locator("#chart-points summary").click()
+    assert_open_to_all(page)
+
+
+def test_what_is_left_over_and_its_removal(open_page, person, migration, book) -> None:  # noqa: F811
+    migration(sql_forwards=BUILD.format("book_n_idx"))
+    leave()
+    page = open_page(person("alice"), expected=refused("/janitor/drop"))
+    page.goto("/janitor")
+    page.get_by_text("Definition").click()
+    page.get_by_label("Choose book_n_idx on default").check()
+    assert_open_to_all(page)
+    page.get_by_role("button", name="Drop…").click()
+    expect(page.get_by_role("heading", name="Drop 1 index?")).to_be_visible()
+    page.get_by_label("Type its name").fill("another")
+    page.get_by_label("Type its name").press("Enter")
+    expect(page.get_by_text("This is not its name")).to_be_visible()
+    assert_open_to_all(page)
+
+
+def test_forms_with_errors(open_page, person, migration) -> None:
+    later = f"/migrations/{migration().pk}/later"
+    page = open_page(person("alice"), expected=refused("/hold", later))
+    for path, typed in (("/hold", "lasts"), (later, "priority")):
+        page.goto(path)
+        form = page.locator("main form")
+        form.evaluate("form => { form.noValidate = true }")  # as a browser that checks nothing
+        form.locator(f"[name={typed}]").fill("-99999")
+        form.locator("button").click()
+        expect(form.locator(".wrong").first).to_be_visible()
+        assert_open_to_all(page)
+
+
 def test_what_is_refused_and_what_is_not_there(open_page, person, rows) -> None:
-    page = open_page(person("victor", "view"), expected="status of 40[34]")
-    for path in (f"/migrations/{rows['error']}/rollback", "/migrations/4711"):
+    paths = f"/migrations/{rows['error']}/rollback", "/migrations/4711"
+    page = open_page(person("victor", "view"), expected=refused(*paths))
+    for path in paths:
         page.goto(path)
         assert_open_to_all(page)
 

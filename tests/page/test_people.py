@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 
-from api.processes import wait_until_ready, web_command
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.browser import expect
-from tests.conftest import free_port
+from tests.faults.proxy import Proxy
 from tests.http.conftest import begin
 
 from .conftest import SOMEBODY
-from .test_clicks import button, link, log_in
+from .test_clicks import NEVER_RELOADED, becomes, button, link, log_in
 
 pytestmark = pytest.mark.e2e
 
@@ -61,34 +62,29 @@ def test_a_viewer_has_no_button(open_page, person, migration, path) -> None:
     expect(page.locator("main")).to_contain_text("rollback_asyncmigrationstatus")
 
 
-def test_a_server_that_goes_away_and_comes_back(open_page, person, migration, processes) -> None:
+def test_a_service_that_goes_away_and_comes_back(open_page, person, migration, shared_api) -> None:
     row = migration()
-    port = free_port()
-
-    def serve():
-        web = processes(web_command(port, workers=1))
-        web.url = f"http://127.0.0.1:{port}"
-        wait_until_ready(web.url, alive=web.is_alive)
-        return web
-
-    web = serve()
-    # What the browser, and htmx, say of each poll while nobody listens.
-    page = open_page(person("alice"), at=web, expected="net::ERR_CONNECTION_|^htmx:(afterRequest|sendError)")
-    page.goto(f"/migrations/{row.pk}")
-    page.evaluate("window.neverReloaded = true")
-    away = page.get_by_role("alert").filter(has_text="The service does not answer")
-    web.kill()
-    expect(away).to_be_visible()
-    lifecycle.run(row.pk, SOMEBODY)
-    serve()
-    expect(page.locator(".far-along .status")).to_contain_text("STARTED")
-    expect(away).to_be_hidden()
-    assert page.evaluate("window.neverReloaded")
+    with closing(Proxy({"HOST": "127.0.0.1", "PORT": shared_api.url.rpartition(":")[2]})) as network:
+        # What the browser, and htmx, say of each poll while nobody answers.
+        expected = "net::ERR_(CONNECTION|EMPTY)_|^htmx:(afterRequest|sendError)"
+        page = open_page(person("alice"), at=SimpleNamespace(url=f"http://127.0.0.1:{network.port}"), expected=expected)
+        page.goto(f"/migrations/{row.pk}")
+        page.evaluate(NEVER_RELOADED)
+        away = page.get_by_role("alert").filter(has_text="The service does not answer")
+        network.cut()
+        expect(away).to_be_visible()
+        lifecycle.run(row.pk, SOMEBODY)
+        network.mend()
+        becomes(page, "STARTED")
+        expect(away).to_be_hidden()
+        assert page.evaluate("window.neverReloaded")
+        page.close()
 
 
 def test_what_is_being_done_outlives_what_is_renewed(open_page, person, migration) -> None:
     row = migration(Status.STARTED, sql_forwards="SELECT 1;\n" * 40)
     page = open_page(person("alice"), viewport={"width": 900, "height": 420})
+    page.clock.install()
     page.goto(f"/migrations/{row.pk}")
     page.get_by_label("Priority").fill("7")
     details = page.locator("details").last
@@ -107,8 +103,13 @@ def test_what_is_being_done_outlives_what_is_renewed(open_page, person, migratio
         begin(row.pk)
     assert "bob" in page.evaluate("getSelection().toString()")
     expect(page.locator(".far-along .status")).to_contain_text("STARTED")
+    withheld = page.get_by_role("status").filter(has_text="as soon as no text is selected")
+    expect(withheld).to_be_hidden()
+    page.clock.fast_forward(10_000)
+    expect(withheld).to_be_visible()
     page.evaluate("getSelection().empty()")
     expect(page.locator(".far-along .status")).to_contain_text("IN PROGRESS")
+    expect(withheld).to_be_hidden()
     expect(page.locator("#announcer")).to_have_text(f"{row.name.rpartition('.')[2]} is IN PROGRESS")
 
 

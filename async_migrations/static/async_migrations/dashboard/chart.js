@@ -5,6 +5,7 @@
     const part = (name) => document.getElementById(`chart-${name}`);
     const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
     const tenth = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+    const TIMEOUT = 8000; // milliseconds for an answer; otherwise one that never comes would end all looks
     const POINTS = 20; // in the table
     const LISTED = 12; // bands below the chart
     const COLUMNS = {
@@ -150,7 +151,8 @@
         asking = missed = true;
         const headers = { "HX-Request": "true", "If-None-Match": tag };
         // When the service is away the page says so, and when it is back the next look brings what was missed.
-        const answer = await fetch(section.dataset.chart, { headers, cache: "no-store" }).catch(() => null);
+        const options = { headers, cache: "no-store", signal: AbortSignal.timeout(TIMEOUT) };
+        const answer = await fetch(section.dataset.chart, options).catch(() => null);
         const news = answer?.status === 200 ? await answer.json().catch(() => null) : null;
         asking = false;
         missed = !news && answer?.status !== 304;

@@ -3,11 +3,15 @@
 
 const live = document.querySelector("[data-live]");
 const away = document.getElementById("away");
+const withheld = document.getElementById("withheld");
 const announcer = document.getElementById("announcer");
 const relative = new Intl.RelativeTimeFormat("en", { numeric: "auto" });
 const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle: "long" });
 const UNITS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 30], ["month", 12], ["year", Infinity]];
+const PATIENCE = 10_000; // milliseconds that news is withheld before the page says so
+const GONE = [403, 404, 410];
 let pressed = false;
+let news = null; // since when there is some that is withheld
 let kept = null;
 
 function ago(moment) {
@@ -46,15 +50,28 @@ function offerCopying() {
     }
 }
 
-function placeOfFocus() {
-    const element = document.activeElement;
-    if (!live.contains(element)) {
-        return null;
+// What has no id is found again by where it leads, or what it is, and as which of those in what has one.
+function placeOf(element) {
+    const around = element.closest("[id]");
+    const scope = around ? `#${CSS.escape(around.id)}` : "";
+    if (around === element) {
+        return { selector: scope, index: 0 };
     }
-    if (element.id) {
-        return `#${CSS.escape(element.id)}`;
-    }
-    return element.hasAttribute("href") ? `[href="${CSS.escape(element.getAttribute("href"))}"]` : null;
+    const href = element.getAttribute("href");
+    const selector = `${scope} ${href === null ? element.localName : `[href="${CSS.escape(href)}"]`}`;
+    return { selector, index: Array.from(live.querySelectorAll(selector)).indexOf(element) };
+}
+
+function inPlace({ selector, index }) {
+    const found = live.querySelectorAll(selector);
+    return found[index] ?? found[0];
+}
+
+function scrolled() {
+    // What scrolls by itself can have the focus, or the keyboard would not reach all of it.
+    const parts = Array.from(live.querySelectorAll("[tabindex]"));
+    return parts.filter((part) => part.scrollTop || part.scrollLeft)
+        .map((part) => [placeOf(part), part.scrollLeft, part.scrollTop]);
 }
 
 function isSelecting() {
@@ -85,11 +102,14 @@ if (live) {
         }
         if (pressed || isSelecting()) {
             event.detail.shouldSwap = false; // The next one brings it.
+            news ??= Date.now();
             return;
         }
+        news = null;
         live.dataset.etag = event.detail.xhr.getResponseHeader("ETag");
         kept = {
-            focus: placeOfFocus(),
+            focus: live.contains(document.activeElement) ? placeOf(document.activeElement) : null,
+            scrolled: scrolled(),
             chosen: new Set(Array.from(live.querySelectorAll(":checked"), (box) => box.id)),
             open: new Set(Array.from(live.querySelectorAll("details[open]"), (part) => part.id)),
             said: said(),
@@ -103,7 +123,10 @@ if (live) {
             part.open = kept.open.has(part.id);
         }
         if (kept.focus) {
-            live.querySelector(kept.focus)?.focus({ preventScroll: true });
+            inPlace(kept.focus)?.focus({ preventScroll: true });
+        }
+        for (const [place, left, top] of kept.scrolled) {
+            inPlace(place)?.scrollTo(left, top);
         }
         if (said() !== kept.said) {
             announcer.textContent = said();
@@ -112,19 +135,26 @@ if (live) {
     });
     document.body.addEventListener("htmx:afterRequest", (event) => {
         const status = event.detail.xhr.status;
-        show(away, status === 0 || status >= 500);
-        if (status >= 400 && status < 500) {
+        if (GONE.includes(status)) {
             location.reload(); // It is gone, or not for this user any more: the whole page says so.
+            return;
         }
+        if (status === 304) {
+            news = null;
+        }
+        show(away, status === 0 || status >= 400);
+        show(withheld, news !== null && Date.now() - news >= PATIENCE);
     });
     document.addEventListener("visibilitychange", () => {
         if (!document.hidden) {
             htmx.trigger(live, "look");
         }
     });
-    for (const [name, value] of [["pointerdown", true], ["pointerup", false], ["pointercancel", false]]) {
-        document.addEventListener(name, () => { pressed = value; });
+    document.addEventListener("pointerdown", (event) => { pressed = event.button === 0; });
+    for (const name of ["pointerup", "pointercancel", "contextmenu"]) {
+        document.addEventListener(name, () => { pressed = false; });
     }
+    addEventListener("blur", () => { pressed = false; });
 }
 
 document.addEventListener("change", (event) => {
@@ -139,9 +169,9 @@ document.addEventListener("change", (event) => {
 document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copy]");
     if (button) {
-        await navigator.clipboard.writeText(button.dataset.copy);
-        announcer.textContent = "Copied.";
-        button.textContent = "copied";
+        const copied = await navigator.clipboard.writeText(button.dataset.copy).then(() => true, () => false);
+        announcer.textContent = copied ? "Copied." : "The browser does not allow this page to copy.";
+        button.textContent = copied ? "copied" : "not allowed to copy";
         setTimeout(() => { button.textContent = "copy"; }, 1500);
     }
 });
