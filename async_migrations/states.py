@@ -171,6 +171,7 @@ REMARKS = (
     "throttled",
     "tuned",
     "waiting_for_session",
+    "went_gently",
 )
 
 #: The moves that a person may ask for, by the names of the API's doors.

@@ -29,14 +29,15 @@ FIGURES = (
 UNDER_LOAD = ("304 poll", "plain DRF, retrieve", "short requests beside the pollers")
 
 
-@pytest.fixture(scope="module")
-def short_form():
+def test_the_short_form_ends_well_and_prints_each_measurement_and_its_yardstick():
+    # One test: it takes a minute and a half, and tests of one file may be carried out in two processes.
     command = [sys.executable, "-m", "bench", "--short"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-
-
-def test_the_short_form_ends_well_whatever_the_timings_are(short_form):
-    assert short_form.returncode == 0, short_form.stdout + short_form.stderr
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [figure for figure in FIGURES if figure not in done.stdout] == []
+    installed = shutil.which("wrk") is not None
+    assert [figure in done.stdout for figure in UNDER_LOAD] == [installed] * len(UNDER_LOAD)
+    assert ("apt-get install wrk" in done.stdout) == (not installed), "it says what to install"
 
 
 def test_only_the_parts_that_are_named_are_measured():
@@ -44,14 +45,3 @@ def test_only_the_parts_that_are_named_are_measured():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
     assert "Memory of the worker" in done.stdout, done.stdout + done.stderr
     assert "psql" not in done.stdout
-
-
-@pytest.mark.parametrize("figure", FIGURES)
-def test_the_short_form_prints_each_measurement_and_its_yardstick(short_form, figure):
-    assert figure in short_form.stdout
-
-
-@pytest.mark.parametrize("figure", UNDER_LOAD)
-def test_without_the_program_that_makes_the_load_it_says_what_to_install(short_form, figure):
-    installed = shutil.which("wrk") is not None
-    assert (figure in short_form.stdout, "apt-get install wrk" in short_form.stdout) == (installed, not installed)
