@@ -18,7 +18,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, a minute or two
+demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, two or three minutes
 	@exec $(RUN) -m examples.demo $(ARGS)
 
 test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
