@@ -1,7 +1,7 @@
 """What tells an open page that it is no longer what it shows: a few columns of the rows that are on it.
 
-Each page that is open asks every second and a half, and nearly always nothing has changed. So none of this grows with the
-number of migrations: what is shown is found by an index, and counted up to a bound.
+Each page that is open asks every second and a half, and nearly always nothing has changed. So none of this grows with
+the number of migrations: what is shown is found by an index, and counted up to a bound.
 """
 
 from __future__ import annotations
