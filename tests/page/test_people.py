@@ -66,7 +66,7 @@ def test_a_service_that_goes_away_and_comes_back(open_page, person, migration, s
     row = migration()
     with closing(Proxy({"HOST": "127.0.0.1", "PORT": shared_api.url.rpartition(":")[2]})) as network:
         # What the browser, and htmx, say of each poll while nobody answers.
-        expected = "net::ERR_(CONNECTION|EMPTY)_|^htmx:(afterRequest|sendError)"
+        expected = "net::ERR_(CONNECTION|EMPTY|SOCKET)_|^htmx:(afterRequest|sendError)"
         page = open_page(person("alice"), at=SimpleNamespace(url=f"http://127.0.0.1:{network.port}"), expected=expected)
         page.goto(f"/migrations/{row.pk}")
         page.evaluate(NEVER_RELOADED)
