@@ -26,6 +26,16 @@ TRACES_EXPORTERS: tuple[str, ...] = ("otlp", "console", "none")
 
 # Seconds. A server that is away must not hold a request for longer than a person or a probe would wait.
 CONNECT_TIMEOUT = 3
+
+# Seconds, but for the last one (milliseconds): a database, or a network, that falls silent is noticed within a minute
+# and not after the quarter of an hour that the kernel takes by itself. A heartbeat that hangs renews nothing.
+_NETWORK = {
+    "connect_timeout": CONNECT_TIMEOUT,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 BROKER_TIMEOUT = 2
 
 # What an attempt needs, and nothing that writes rows or opens ports of its own (AdminMiddleware, Prometheus). AgeLimit
@@ -156,8 +166,7 @@ def _postgres_defaults(parsed: dict[str, Any]) -> dict[str, Any]:
     for key in ("host", "port", "user", "password"):
         if key in options:
             parsed[key.upper()] = str(options.pop(key))
-    options.setdefault("connect_timeout", CONNECT_TIMEOUT)
-    return parsed
+    return {**parsed, "OPTIONS": {**_NETWORK, **options}}
 
 
 def broker(env: Environment) -> dict[str, Any] | None:

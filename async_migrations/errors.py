@@ -141,7 +141,7 @@ class ExecutionError(AsyncMigrationError):
         """Return the shape of `meta.error`."""
         return {
             "code": self.code,
-            "message": self.message,
+            "message": self.message.replace("\0", "\N{REPLACEMENT CHARACTER}"),  # No text of PostgreSQL can hold it.
             "sqlstate": self.sqlstate,
             "detail": self.detail,
             "hint": self.hint,

@@ -167,6 +167,7 @@ REMARKS = (
     "rows_taken_along",
     "signals_unavailable",
     "sql_changed",
+    "statement_begun",
     "statement_done",
     "throttled",
     "tuned",

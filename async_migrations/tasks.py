@@ -19,6 +19,7 @@ from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.utils import timezone
 
@@ -222,8 +223,11 @@ def reconcile() -> None:
 def _collect(alias: str) -> None:
     try:
         lifecycle.collect_requests(alias)
-    except (DatabaseError, InterfaceError):  # Not migrated yet, not PostgreSQL, or away: the next round looks again.
+    except (DatabaseError, InterfaceError, ImproperlyConfigured):
+        # Not migrated yet, not PostgreSQL, no database at all, or away: the next round looks again.
         logger.debug("outbox not readable", extra={"database": alias}, exc_info=True)
+    except Exception:  # What one target asks for must not keep the others from being looked after.
+        logger.warning("request of migrate not taken over yet", extra={"database": alias}, exc_info=True)
 
 
 if broker_is_configured():
@@ -276,7 +280,7 @@ if broker_is_configured():
                     reconcile()
                     counting.worker_seen(conf.queue)
                     self._couriers.send_out()
-                except (DatabaseError, InterfaceError):
+                except Exception:  # A thread that died of it would look after nothing any more.
                     logger.warning("reconciler could not look", exc_info=True)
                 finally:
                     connections.close_all()

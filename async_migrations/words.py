@@ -45,6 +45,7 @@ _EVENTS = {
     "guard_report": "A session queued behind it for the table",
     "guard_cancel": "A session that queued behind it for the table was cancelled",
     "lock_retry": "Tried again to get a lock",
+    "statement_begun": "A statement has begun that nobody can look up",
     "statement_done": "A statement is done",
     "found_done": "Found done already",
     "row_set_aside": "A row was set aside",

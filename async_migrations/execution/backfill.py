@@ -173,8 +173,8 @@ class _Backfill:
         lanes.keep(self._orders.token)
         state = lanes.state()
         self._free = state.free
-        total = None if self._total is None else max(self._total, state.rows_done)
-        return Progress(state.rows_done, total, state.bad_rows, state.batch_size)
+        known = self._total is not None and state.rows_done <= self._total  # Else the estimate was wrong.
+        return Progress(state.rows_done, self._total if known else None, state.bad_rows, state.batch_size)
 
     def _tell_resumed(self) -> None:
         state = self._lanes.state()

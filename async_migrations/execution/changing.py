@@ -71,7 +71,7 @@ class ProcessChanger:
         """Run the block in one transaction; whatever the function raises rolls back. Raises ExecutionError."""
         try:
             with translated_by_django(), transaction.atomic(using=self._alias):
-                for name, value in self._settings.items():
+                for name, value in {"row_security": "off", **self._settings}.items():
                     self._shared.set_locally(name, value)
                 yield
         except (AsyncMigrationError, DjangoError):

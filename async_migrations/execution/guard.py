@@ -10,6 +10,7 @@ from enum import Enum
 from typing import Any
 
 from .. import lifecycle
+from ..errors import ExecutionError
 from ..lifecycle import Lease
 from .session import Backend, Session
 
@@ -19,6 +20,10 @@ QUEUED_SECONDS = 0.3
 
 #: Seconds between two looks.
 POLL_SECONDS = 0.1
+
+
+#: How the names of our own sessions begin.
+OURS = "async-migrations/"
 
 
 class Mode(Enum):
@@ -40,10 +45,21 @@ class Guard:
         """Return who has queued for too long; tell of each once, and cancel it when protecting."""
         queued = session.all("queued", pid=self.backend.pid, tables=self.tables, seconds=QUEUED_SECONDS)
         for waiter in queued:
-            if self.mode is Mode.PROTECT:
-                session.one("cancel_backend", **waiter)
-            key = (waiter["pid"], waiter["backend_start"], waiter["query"])
+            cancelled, refusal = self._cancelled(session, waiter)
+            key = (waiter["pid"], waiter["backend_start"], waiter["query"], cancelled)
             if key not in self._told:
                 self._told.add(key)
-                lifecycle.note(self.lease, "guard_cancel" if self.mode is Mode.PROTECT else "guard_report", **waiter)
+                told = {**waiter, **({"not_cancelled": refusal} if refusal else {})}
+                lifecycle.note(self.lease, "guard_cancel" if cancelled else "guard_report", **told)
         return queued
+
+    def _cancelled(self, session: Session, waiter: dict[str, Any]) -> tuple[bool, str]:
+        """Cancel who queues, when protecting; return whether that was done, and why it may not be."""
+        if self.mode is not Mode.PROTECT or waiter["application_name"].startswith(OURS):
+            return False, ""  # Another migration gives way by itself, and tries again.
+        try:
+            return bool(session.one("cancel_backend", **waiter)), ""
+        except ExecutionError as error:
+            if error.code != "not_allowed":
+                raise
+            return False, f"{error.message}; {error.detail or 'it takes the role pg_signal_backend'}"

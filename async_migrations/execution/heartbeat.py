@@ -40,6 +40,10 @@ def begin_shutdown() -> None:
     shutdown.set()
 
 
+def _grace_is_over() -> bool:
+    return shutdown.is_set() and time.monotonic() - _shutdown_began >= conf.shutdown_grace_seconds
+
+
 class Stop(Enum):
     """Why an attempt must not go on."""
 
@@ -87,6 +91,12 @@ _BUILD_PHASES = {
 
 # The rate is that of the last minute: long enough to be calm, short enough to follow a change.
 _RATE_SECONDS = 60.0
+
+# What a question beside the work may take.
+_SIDE_SECONDS = 5
+
+# An estimate beyond ten years says nothing but that it stands still, and the column ends at 68.
+_LONGEST_ETA_SECONDS = 10 * 365 * 86400
 
 
 class Heartbeat:
@@ -175,6 +185,10 @@ class Heartbeat:
         try:
             asked = lifecycle.renew(self.lease, **self._observe())
             self._alive_at = time.monotonic()
+            self.tuning = asked.tuning
+            if stop := self._wanted(asked):
+                self._stop(stop)
+            self._sampler.take()
         except LeaseLost:
             self._stop(Stop.LEASE_LOST)
         except Exception:
@@ -184,15 +198,15 @@ class Heartbeat:
             connections.close_all()
             if time.monotonic() - self._alive_at > conf.lease_seconds:
                 self._stop(Stop.LEASE_LOST)
-        else:
-            self.tuning = asked.tuning
-            if asked.stop:
-                self._stop(_STOPS[asked.stop])
-            elif shutdown.is_set() and time.monotonic() - _shutdown_began >= conf.shutdown_grace_seconds:
+            elif _grace_is_over():
                 self._stop(Stop.SHUTDOWN)
-            elif asked.held:
-                self._stop(Stop.HOLD)
-            self._sampler.take()
+
+    def _wanted(self, asked: lifecycle.Asked) -> Stop | None:
+        """Return why to stop, if at all. The end of this process waits for no checkpoint: a pause or a hold can."""
+        stop = _STOPS.get(asked.stop or "")
+        if stop is not Stop.CANCEL and _grace_is_over():
+            return Stop.SHUTDOWN
+        return stop or (Stop.HOLD if asked.held else None)
 
     def _look_after(self, watching: guard.Guard) -> None:
         try:
@@ -210,13 +224,16 @@ class Heartbeat:
         """
         self.stop = reason
         self._changed.set()
-        if self._backend is not None and reason.interrupts:
+        if (backend := self._backend) is not None and reason.interrupts:
             with suppress(ExecutionError):
-                self._connection().one("cancel_backend", **self._backend._asdict())
+                self._connection().one("cancel_backend", **backend._asdict())
 
     def _connection(self) -> Session:
         if self._side is None:
-            self._side = Session(self.alias, f"async-migrations/{self.lease.pk}/heartbeat")
+            side = Session(self.alias, f"async-migrations/{self.lease.pk}/heartbeat")
+            # Whoever has our own tables locked must not make the heartbeat miss its beats.
+            side.limit(_SIDE_SECONDS, _SIDE_SECONDS)
+            self._side = side
         return self._side
 
     def _drop_connection(self) -> None:
@@ -232,7 +249,10 @@ class Heartbeat:
         try:
             report = self._connection().one("progress", pid=followed)
             blockers = self._connection().all("blockers", pid=followed)
-            counted = self._counted(self.report) if self.report else self._progress(report)
+            if self.report:
+                counted = self._counted(self.report)
+            else:  # Of a backend that is not ours nothing is known but what it is building.
+                counted = self._progress(report) if self._backend or report else {}
         except ExecutionError:
             self._drop_connection()
             return {}
@@ -253,7 +273,7 @@ class Heartbeat:
             "progress_percent": percent,
             "quarantined": bad_rows,
             "throttled": self.throttled,
-            **self._pace(percent, total),
+            **self._pace(done, total),
         }
 
     def _progress(self, report: dict[str, Any]) -> dict[str, Any]:
@@ -268,24 +288,29 @@ class Heartbeat:
             "progress_total": total,
             "progress_unit": unit,
             "progress_percent": percent,
-            **self._pace(percent, total),
+            **self._pace(percent, 100, (total or 0) / 100),
         }
 
-    def _pace(self, percent: float | None, total: int | None) -> dict[str, Any]:
-        """Return rate and time left from how the percentage grew over the last minute; None while it is not known."""
+    def _pace(self, at: float | None, end: float | None, unit: float = 1) -> dict[str, Any]:
+        """Return rate and time left from how far it got in the last minute; None where that is not known.
+
+        at, end: how far it is, of how far. unit: what 1 of them is, in the unit of the progress.
+        """
         now = time.monotonic()
-        if percent is not None:
-            self._samples.append((now, percent))
+        if at is not None:
+            self._samples.append((now, at))
         while self._samples and now - self._samples[0][0] > _RATE_SECONDS:
             self._samples.popleft()
         unknown = {"progress_rate": None, "eta_seconds": None}
-        if percent is None or total is None or len(self._samples) < 3:
+        if at is None or len(self._samples) < 3:
             return unknown
         then, before = self._samples[0]
-        pace = (percent - before) / (now - then)
+        pace = (at - before) / (now - then)
         if pace <= 0:
             return unknown
-        return {"progress_rate": round(pace * total / 100, 1), "eta_seconds": round((100 - percent) / pace)}
+        left = (end - at) / pace if end is not None else _LONGEST_ETA_SECONDS + 1
+        eta = round(left) if left <= _LONGEST_ETA_SECONDS else None
+        return {"progress_rate": round(pace * unit, 1), "eta_seconds": eta}
 
 
 def _share(report: dict[str, Any]) -> float | None:

@@ -26,8 +26,9 @@ _GROWTH = 2.0
 # Seconds of a batch while it goes gently: a few hundred rows. Far smaller ones would be nothing but their commits.
 _GENTLE_SECONDS = 0.0015
 
-#: Rows of the first batch, before anything is known.
-FIRST = 1000
+#: Rows of the first batch, before anything is known: half a second where a row takes 5 ms, and few batches from the
+#: largest where it takes none.
+FIRST = 100
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -52,6 +52,13 @@ _SETTINGS = {
 
 _PID = "SELECT pg_backend_pid()"
 
+# The schema of our own tables in a target, and what stands for it in the queries.
+_OWN = "{own}"
+_OWN_SCHEMA = """
+SELECT relnamespace::regnamespace::text AS schema
+FROM pg_class WHERE oid = to_regclass('async_migrations_asyncmigrationcheckpoint')
+"""
+
 # What a session is called while nobody uses it, and again when it is told to forget.
 _RESTING = "async-migrations idle"
 
@@ -67,6 +74,8 @@ _MEANINGS: dict[str, tuple[str, str | None, bool]] = {
     "23": ("constraint_violation", "Correct the rows that break the constraint, then run the migration again.", False),
     "23505": ("duplicate_key", "Remove the duplicate rows, then run the migration again.", False),
     "25": ("transaction_state", None, False),
+    "25006": ("read_only", "Behind a failover this ends by itself; else point DATABASES at the primary.", True),
+    "25P03": ("connection_lost", None, True),  # We were frozen within a transaction for too long.
     "28": ("not_authorised", "Check user and password of the target in DATABASES.", False),
     "3D": ("unknown_database", "The database does not exist; check DATABASES.", False),
     "40": ("transaction_rolled_back", None, True),
@@ -119,6 +128,7 @@ class Session:
     def __init__(self, alias: str, application_name: str, *, patience: int | None = None) -> None:
         self.alias, self.opened_at = alias, time.monotonic()
         self._parameters, self._role = _parameters(alias)
+        self._own = ""
         self._limits = {} if patience is None else {"connect_timeout": patience, "tcp_user_timeout": patience * 1000}
         with translated():
             self._connection = self._connect()
@@ -143,16 +153,19 @@ class Session:
         values = {"name": application_name[:63], "role": self._role}
         role = "set_config('role', %(role)s, false)" if self._role else "NULL"
         with translated(), self._connection.cursor() as cursor:
-            # The driver reads times in no other style; what a connection begins with is the driver's own wish.
+            # The driver reads times in no other style; what a connection begins with is the driver's own wish. And a
+            # policy that hides rows would let us call done what is not: with row_security off it is an error instead.
             cursor.execute(
                 f"SELECT pg_backend_pid(), set_config('application_name', %(name)s, false), {unlimited}, "
-                f"set_config('datestyle', 'ISO', false), {role}",
+                f"set_config('datestyle', 'ISO', false), set_config('row_security', 'off', false), {role}, "
+                f"({_OWN_SCHEMA})",
                 values,
             )
-            pid, name, *_ = cursor.fetchall()[0]
+            pid, name, *_, own = cursor.fetchall()[0]
         if pid != self.backend.pid:
             raise _through_pooler()
         self.backend = self.backend._replace(application_name=name)
+        self._own = f"{own}." if own else ""
 
     def forget(self) -> None:
         """Leave nothing to who uses it next: locks, settings, role, temporary tables. Raises ExecutionError."""
@@ -217,7 +230,7 @@ class Session:
     def all(self, query: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Return the rows of a named query. Raises ExecutionError."""
         with translated(), self._connection.cursor(cursor_factory=RealDictCursor) as cursor:
-            cursor.execute(queries()[query], parameters)
+            cursor.execute(self._text(query), parameters)
             return [dict(row) for row in cursor.fetchall()]
 
     def one(self, query: str, /, **parameters: Any) -> dict[str, Any]:
@@ -227,7 +240,7 @@ class Session:
     def change(self, query: str, /, **parameters: Any) -> int:
         """Carry out a named query that writes; return how many rows it changed. Raises ExecutionError."""
         with translated(), self._connection.cursor() as cursor:
-            cursor.execute(queries()[query], _plain(parameters))
+            cursor.execute(self._text(query), _plain(parameters))
             return int(cursor.rowcount)
 
     @contextmanager
@@ -259,6 +272,9 @@ class Session:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
+    def _text(self, query: str) -> str:
+        return queries()[query].replace(_OWN, self._own)
+
     def _run(self, sql: str, parameters: dict[str, Any] | None) -> None:
         with self._connection.cursor() as cursor:
             cursor.execute(sql, parameters)
@@ -286,11 +302,17 @@ class Shared:
     def change(self, query: str, /, **parameters: Any) -> int:
         """Carry out a named query that writes; return how many rows it changed."""
         with self._connection.cursor() as cursor:
-            cursor.execute(queries()[query], _plain(parameters))
+            cursor.execute(queries()[query].replace(_OWN, self._own), _plain(parameters))
             return int(cursor.rowcount)
+
+    @cached_property
+    def _own(self) -> str:
+        own = self._rows(_OWN_SCHEMA, None)
+        return f"{own[0]['schema']}." if own else ""
 
     def set_locally(self, name: str, value: str) -> None:
         """Set a parameter for the rest of the transaction."""
+        _ = self._own  # Found while the search path is still the connection's.
         with self._connection.cursor() as cursor:
             cursor.execute("SELECT set_config(%s, %s, true)", [name, value])
 

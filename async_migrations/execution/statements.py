@@ -10,6 +10,8 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
+from string import ascii_lowercase, ascii_uppercase
 from typing import ClassVar
 
 from sqlglot import Token, TokenType
@@ -133,9 +135,8 @@ _ROWS = {
     "TABLE",
     "EXPLAIN",
     "SHOW",
-    "CALL",
-    "DO",
 }
+_BLOCKS = {"CALL", "DO"}
 _OUTSIDE = (
     "CREATE DATABASE",
     "DROP DATABASE",
@@ -226,7 +227,7 @@ def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: boo
     indexes = _indexes(number, sql, tokens, words)
     if head in {"SET", "RESET", "LISTEN", "DISCARD"}:
         return Statement(number, text, Effect.SESSION, Lock.ROWS)
-    lock = _lock(words, pair)
+    lock = _lock(words, pair, atomic)
     relations = tuple(_relations(tokens, words, indexes)) if lock is Lock.MAINTENANCE else ()
     if "CONCURRENTLY" in words and indexes:
         effect = Effect.CATALOGUE
@@ -251,6 +252,11 @@ def _refuse(number: int, words: list[str], pair: str) -> None:
             f"Statement {number} is SET LOCAL, which would end with its own transaction. Write SET: it holds for the "
             "statements after it, on a connection that nobody else uses."
         )
+    if pair in {"RESET ALL", "DISCARD ALL"} or (words[0] in {"SET", "RESET"} and "APPLICATION_NAME" in words[1:3]):
+        raise InvalidDefinition(
+            f"Statement {number} takes from the session what the executor has set there: the name it goes by, "
+            "limits, locks. Leave it out; a RESET of one parameter is possible."
+        )
     if words[0] == "COPY" and {"STDIN", "STDOUT"} & set(words):
         raise InvalidDefinition(f"Statement {number} is COPY with a client's stream, and there is no client.")
 
@@ -260,13 +266,14 @@ def _outside(words: list[str]) -> bool:
     return bool({"CONCURRENTLY", "SCHEMA", "DATABASE", "SYSTEM"} & set(words))
 
 
-def _lock(words: list[str], pair: str) -> Lock:
+def _lock(words: list[str], pair: str, atomic: bool) -> Lock:
     head = words[0]
-    if head in _ROWS:
+    # What is in a block nobody knows; an ALTER TABLE, often. One that commits by itself must not be tried again.
+    if head in _ROWS or (head in _BLOCKS and not atomic):
         return Lock.ROWS
     if "CONCURRENTLY" in words or head == "ANALYZE" or (head == "VACUUM" and "FULL" not in words):
         return Lock.MAINTENANCE
-    if pair == "ALTER TABLE" and "VALIDATE" in words and "," not in words:
+    if pair == "ALTER TABLE" and ("VALIDATE", "CONSTRAINT") in pairwise(words) and "," not in words:
         return Lock.MAINTENANCE
     return Lock.BLOCKING
 
@@ -345,12 +352,15 @@ def _after(words: list[str], at: int, word: str) -> int:
     return at + 1 if words[at : at + 1] == [word] else at
 
 
+_FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
+
+
 def _name(tokens: list[Token], at: int) -> tuple[Identifier, int]:
-    """Read a name with its optional schema; unquoted parts are folded to lower case as PostgreSQL does."""
+    """Read a name with its optional schema; unquoted parts are folded as PostgreSQL does in UTF-8: A to Z, no other."""
     parts = []
     while at < len(tokens):
         token = tokens[at]
-        parts.append(token.text if token.token_type is TokenType.IDENTIFIER else token.text.lower())
+        parts.append(token.text if token.token_type is TokenType.IDENTIFIER else token.text.translate(_FOLDED))
         at += 1
         if at >= len(tokens) or tokens[at].token_type is not TokenType.DOT:
             break

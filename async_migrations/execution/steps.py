@@ -133,13 +133,18 @@ def _repeatable(attempt: Attempt, session: Session, statement: Statement) -> Non
 
 
 def _unknown(attempt: Attempt, session: Session, statement: Statement) -> None:
-    """Leave a mark before and one behind; between the two nobody can tell, and a person has to look."""
-    if attempt.begun == statement.digest and attempt.lease.attempt > 1:
+    """Leave a mark before and one behind; between the two nobody can tell, and a person has to look.
+
+    Who asks for it again after an error at this statement has been told, and means it.
+    """
+    told = lifecycle.failed_since(attempt.lease, "statement_begun", statement.number)
+    if attempt.begun == statement.digest and not told:
         raise ExecutionError(
             code="outcome_unknown",
             message="An earlier attempt ended while this statement ran, and nothing tells whether it took effect.",
             hint="Look whether it did. If not, run the migration again; if it did, take it out of the file first.",
         )
+    lifecycle.note(attempt.lease, "statement_begun", statement=statement.number, sql=statement.summary)
     _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
     _with_lock_retries(attempt, statement, lambda: session.execute(statement.text))
     _mark_done(attempt, session, statement)
@@ -178,7 +183,7 @@ def _mark(changed: int) -> None:
 def _with_lock_retries(attempt: Attempt, statement: Statement, once: Callable[[], None]) -> None:
     """Try until the lock is there, with pauses in which readers get their turn; never without a `lock_timeout`."""
     deadline = time.monotonic() + conf.lock_retry_seconds
-    pause, longest = _LOCK_PAUSE_SECONDS
+    step, longest = _LOCK_PAUSE_SECONDS
     while True:
         try:
             once()
@@ -187,10 +192,11 @@ def _with_lock_retries(attempt: Attempt, statement: Statement, once: Callable[[]
             blocking = statement.lock is Lock.BLOCKING and error.code == "lock_timeout"
             if not blocking or time.monotonic() >= deadline:
                 raise
+        pause = step * random.uniform(0.5, 1.5)  # noqa: S311
         lifecycle.note(attempt.lease, "lock_retry", statement=statement.number, pause_seconds=round(pause, 1))
-        attempt.heartbeat.pause(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        attempt.heartbeat.pause(pause)
         attempt.go_on()
-        pause = min(longest, pause * 2)
+        step = min(longest, step * 2)
 
 
 def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: Index) -> bool:

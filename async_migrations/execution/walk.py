@@ -133,7 +133,10 @@ class Walk:
     def _choose(self) -> Batch:
         place, size = self._lane.place, self._pace.size(self._wishes())
         if place.stretch is not None:
-            return self._part(place.stretch, place.part, self._stretch_size or size)
+            if self._stretch_size is None:  # Another attempt began it; what its parts take says nothing without it.
+                rows = self._keyset.size(self._keyset.between(self._lane.reached, place.stretch))
+                self._stretch_size = max(1, rows // PARTS)
+            return self._part(place.stretch, place.part, self._stretch_size)
         ahead = self._keyset.between(self._lane.reached, self._lane.last)
         where = self._where_to_seek(ahead, size)
         if self._divides and not self._sparse:

@@ -8,7 +8,20 @@ from .audit import Channel, Origin
 from .figures import UnderWay, counts, counts_up_to, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge, survey
 from .hold import changing_holds, databases, held, holds, holds_in_force, lift_hold, set_hold
-from .leases import cancelled, claim, claim_first, fail, give_back, note, paused, reap, release, renew, succeed
+from .leases import (
+    cancelled,
+    claim,
+    claim_first,
+    fail,
+    failed_since,
+    give_back,
+    note,
+    paused,
+    reap,
+    release,
+    renew,
+    succeed,
+)
 from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
 from .moves import Answer, Lease, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
@@ -36,6 +49,7 @@ __all__ = [
     "counts_up_to",
     "databases",
     "fail",
+    "failed_since",
     "foresee",
     "get",
     "give_back",

@@ -14,7 +14,7 @@ from django.db.models import F, Q, QuerySet, Subquery, Value
 from .. import states
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
-from ..models import AsyncMigrationStatus
+from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
 from . import compiled
 from .audit import Origin
@@ -129,6 +129,14 @@ def note(lease: Lease, kind: str, **detail: Any) -> None:
     """Add an event to the history of the attempt. Raises LeaseLost when the lease is gone."""
     if not record_where(_leased(lease), lease.migration, kind, Origin(lease.worker), **detail):
         raise LeaseLost
+
+
+def failed_since(lease: Lease, kind: str, statement: int) -> bool:
+    """Whether an attempt ended in ERROR at this statement, by its number, after the last such event about it."""
+    about = Q(kind=kind, detail__statement=statement) | Q(kind=states.FAIL.name, detail__error__statement=statement)
+    events = AsyncMigrationEvent.objects.using(conf.control_database).filter(about, migration_id=lease.pk)
+    last = events.order_by("-id").values_list("kind", flat=True).first()
+    return last == states.FAIL.name
 
 
 def succeed(lease: Lease, *before: tuple[str, dict[str, Any]], **counted: Any) -> None:

@@ -142,7 +142,8 @@ def move(
     """
     if row.status not in transition.sources or to not in transition.targets:
         raise AssertionError(f"{transition} does not lead from {row.status} to {to}")
-    attempt = changes.get("attempt", row.attempt)
+    # What a holder does belongs to its attempt, also where that is not to count.
+    attempt = row.attempt if row.status == Status.IN_PROGRESS else changes.get("attempt", row.attempt)
     events = [_event(row, kind, origin, detail=earlier, attempt=attempt) for kind, earlier in before]
     events.append(_event(row, transition.name, origin, to_status=to, detail=detail or {}, attempt=attempt))
     was, becomes = audit.difference(row, {"status": to, **changes}) if asked else ({}, {})

@@ -94,13 +94,24 @@ def leave_request(request: Request) -> None:
 
 
 def collect_requests(database: str) -> None:
-    """Take over what `migrate` left in a target; twice, or in two processes at once, does no harm."""
+    """Take over what `migrate` left in a target; twice, or in two processes at once, does no harm.
+
+    Raises TransitionRefused for one that contradicts what is going on, and TypeError for one of a later version, when
+    all others are taken over. It stays there, and the next call tries again.
+    """
     checkpoints = AsyncMigrationCheckpoint.objects.using(database)
     pending = checkpoints.filter(outbox__isnull=False).order_by("pk")
     outbox: dict[str, Any]
+    refused: Exception | None = None
     for pk, outbox in pending.values_list("pk", "outbox"):  # type: ignore[assignment]
-        take_over(Request(**outbox))
+        try:
+            take_over(Request(**outbox))
+        except (TransitionRefused, TypeError) as exc:
+            refused = exc
+            continue
         checkpoints.filter(pk=pk, outbox__id=outbox["id"]).update(outbox=None)
+    if refused is not None:
+        raise refused
 
 
 def _create(request: Request) -> AsyncMigrationStatus | None:

@@ -10,6 +10,7 @@ import pytest
 from django.db import connection, connections
 
 from async_migrations import lifecycle, tasks
+from async_migrations.execution import heartbeat
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationCheckpoint
 from async_migrations.states import Status
@@ -157,6 +158,73 @@ def test_a_setting_of_the_session_holds_in_every_attempt(migration) -> None:
     lifecycle.rows().filter(pk=row.pk).update(sql_forwards=row.sql_forwards.replace("a.c", "a.b"))
     assert carried_out(row).status == Status.FINISHED
     assert query("SELECT DISTINCT title FROM book") == [("x",)]
+
+
+@pytest.mark.parametrize("how", ["option", "statement"])
+def test_a_search_path_of_the_migration_hides_our_own_tables_from_nobody(migration, how) -> None:
+    query("CREATE SCHEMA shelf")
+    query("CREATE TABLE shelf.book (title text)")
+    query("CREATE TABLE shelf.async_migrations_asyncmigrationcheckpoint (name text, token uuid, begun text)")
+    options = {"settings": {"search_path": "shelf"}} if how == "option" else {}
+    before = "" if how == "option" else "SET search_path = shelf; "
+    try:
+        row = carried_out(migration(f"{before}CREATE INDEX CONCURRENTLY book_title_idx ON book (title)", **options))
+        assert row.status == Status.FINISHED, row.meta
+        assert index_is_valid("shelf.book_title_idx") is True
+    finally:
+        query("DROP SCHEMA shelf CASCADE")
+
+
+def test_what_nobody_can_look_up_is_never_run_again_unasked(migration, settings) -> None:
+    settings.ASYNC_MIGRATIONS_SHUTDOWN_GRACE_SECONDS, settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0, 0.05
+    query(
+        "CREATE OR REPLACE PROCEDURE raise_all() LANGUAGE plpgsql AS "
+        "$$ BEGIN UPDATE book SET n = n + 1; COMMIT; PERFORM pg_advisory_lock(4711); END $$"
+    )
+    row = migration("CALL raise_all()", atomic=False, max_attempts=5)
+    for again in (1, 2):
+        lifecycle.run(row.pk, Origin("test"))
+        worker = threading.Thread(target=in_thread, args=(row.pk,))
+        with psycopg2.connect(**connection.get_connection_params()) as other, other.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(4711)")
+            worker.start()
+            eventually(lambda again=again: query("SELECT DISTINCT n FROM book") == [(again,)])
+            heartbeat.begin_shutdown()  # A deploy, whose grace period is over at once.
+            worker.join(30)
+            heartbeat.shutdown.clear()
+        other.close()
+        assert lifecycle.get(row.pk).status == Status.STARTED
+        lifecycle.pause(row.pk, Origin("test"))
+        tasks.carry_out(row.pk)
+        lifecycle.resume(row.pk, Origin("test"))
+        tasks.carry_out(row.pk)
+        now = lifecycle.get(row.pk)
+        assert (now.status, now.meta["error"]["code"]) == (Status.ERROR, "outcome_unknown"), kinds(now)
+        assert query("SELECT DISTINCT n FROM book") == [(again,)]
+    query("DROP PROCEDURE raise_all")
+
+
+def test_a_server_that_is_read_only_for_a_while_is_no_final_error(migration) -> None:
+    row = migration("UPDATE book SET n = n + 1", settings={"default_transaction_read_only": "on"})
+    assert carried_out(row).status == Status.STARTED
+    assert row.events.get(kind="release").detail["error"]["code"] == "read_only"
+
+
+def test_rows_that_a_policy_hides_are_an_error_and_not_left_out(migration) -> None:
+    query("ALTER TABLE book ENABLE ROW LEVEL SECURITY")
+    query("CREATE POLICY few ON book USING (id < 100)")
+    query("CREATE ROLE clerk")
+    query("GRANT SELECT, UPDATE ON book TO clerk")
+    query("GRANT ALL ON async_migrations_asyncmigrationcheckpoint TO clerk")
+    try:
+        row = carried_out(migration("SET ROLE clerk; UPDATE book SET n = n + 1"))
+        error = row.meta["error"]
+        assert (row.status, error["code"]) == (Status.ERROR, "not_allowed")
+        assert "row-level security" in error["message"]
+        assert query("SELECT max(n) FROM book") == [(0,)]
+    finally:
+        query("DROP OWNED BY clerk")
+        query("DROP ROLE clerk")
 
 
 def test_the_control_database_lost_in_the_middle_is_no_final_error(migration, monkeypatch) -> None:

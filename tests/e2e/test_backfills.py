@@ -125,8 +125,8 @@ def assert_each_once(scene: Scene, pk: int, rows: int = ROWS) -> None:
 
 
 def test_pause_holds_every_lane_and_new_workers_go_on_from_the_cursors(scene: Scene, crew: Crew) -> None:
-    # Given three lanes on two workers
-    pk = begun(scene.client, **SLOWLY, lanes=3)
+    # Given three lanes on two workers, in another time zone than the server's
+    pk = begun(scene.client, **SLOWLY, lanes=3, settings={"TimeZone": "Asia/Tokyo"})
     scene.both_at_work(pk)
     scene.walked(pk, 100)
     # When it is paused

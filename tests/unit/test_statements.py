@@ -45,7 +45,6 @@ def test_text_is_cut_at_its_semicolons_and_nowhere_else(sql, expected) -> None:
     [
         ("UPDATE t SET n = 1", Effect.TRANSACTIONAL, Lock.ROWS),
         ("WITH x AS (SELECT 1) INSERT INTO t SELECT * FROM x", Effect.TRANSACTIONAL, Lock.ROWS),
-        ("DO $$ BEGIN END $$", Effect.TRANSACTIONAL, Lock.ROWS),
         ("CREATE INDEX i ON t (a)", Effect.TRANSACTIONAL, Lock.BLOCKING),
         ("CREATE INDEX CONCURRENTLY i ON t (a)", Effect.CATALOGUE, Lock.MAINTENANCE),
         ("drop index concurrently if exists i", Effect.CATALOGUE, Lock.MAINTENANCE),
@@ -60,7 +59,11 @@ def test_text_is_cut_at_its_semicolons_and_nowhere_else(sql, expected) -> None:
         ("ALTER TABLE t VALIDATE CONSTRAINT c, ADD COLUMN a int", Effect.TRANSACTIONAL, Lock.BLOCKING),
         ("ALTER TABLE t ADD COLUMN a int", Effect.TRANSACTIONAL, Lock.BLOCKING),
         ("ALTER TABLE t DETACH PARTITION p CONCURRENTLY", Effect.UNKNOWN, Lock.MAINTENANCE),
+        ("ALTER TABLE t RENAME COLUMN validate TO a", Effect.TRANSACTIONAL, Lock.BLOCKING),
+        ("DO $$ BEGIN ALTER TABLE t ADD COLUMN a int; END $$", Effect.TRANSACTIONAL, Lock.BLOCKING),
+        ("CALL job()", Effect.TRANSACTIONAL, Lock.BLOCKING),
         ("CREATE DATABASE d", Effect.UNKNOWN, Lock.BLOCKING),
+        ("RESET maintenance_work_mem", Effect.SESSION, Lock.ROWS),
         ("SET maintenance_work_mem = '1GB'", Effect.SESSION, Lock.ROWS),
         ('UPDATE t SET "CONCURRENTLY" = 1', Effect.TRANSACTIONAL, Lock.ROWS),
     ],
@@ -83,6 +86,11 @@ def test_a_new_index_is_read_to_the_letter() -> None:
     assert index.tail == "USING btree (title, octet_length(body::text) DESC) INCLUDE (id) WHERE title <> ';'"
 
 
+def test_names_are_folded_as_postgresql_does() -> None:
+    (index,) = parse("CREATE INDEX Été ON ÉTÉ (a)")[0].indexes
+    assert (str(index.name), str(index.table)) == ("Été", "ÉtÉ")
+
+
 def test_a_drop_names_every_index() -> None:
     (statement,) = parse('DROP INDEX IF EXISTS a, shop.B, "C" CASCADE')
     assert [str(index.name) for index in statement.indexes] == ["a", "shop.b", "C"]
@@ -99,6 +107,10 @@ def test_a_drop_names_every_index() -> None:
         ("BEGIN; SELECT 1; COMMIT", "transactions are the executor's"),
         ("SELECT 1; ROLLBACK", "Statement 2 is ROLLBACK"),
         ("SET LOCAL work_mem = '1GB'", "SET LOCAL"),
+        ("SET application_name = 'x'", "has set there"),
+        ("SET SESSION application_name TO x", "has set there"),
+        ("RESET ALL", "has set there"),
+        ("DISCARD ALL", "has set there"),
         ("COPY t FROM STDIN", "no client"),
         ("CREATE INDEX CONCURRENTLY ON t (a)", "without a name"),
         ("CREATE INDEX i", "without ON"),
@@ -117,6 +129,7 @@ def test_a_text_of_many_statements_is_read_in_linear_time() -> None:
 def test_without_a_transaction_only_what_cannot_be_told_is_unknown() -> None:
     statements = parse("CALL job(); VACUUM t; CREATE INDEX CONCURRENTLY i ON t (a)", atomic=False)
     assert [statement.effect for statement in statements] == [Effect.UNKNOWN, Effect.REPEATABLE, Effect.CATALOGUE]
+    assert statements[0].lock is Lock.ROWS, "what commits by itself is not tried again for a lock"
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def test_a_database_url_becomes_djangos_form():
         "PASSWORD": "pass@word",
         "NAME": "app",
     }
-    assert parsed["OPTIONS"] == {"sslmode": "require", "connect_timeout": variables.CONNECT_TIMEOUT}
+    options = parsed["OPTIONS"]
+    assert (options["sslmode"], options["connect_timeout"]) == ("require", variables.CONNECT_TIMEOUT)
+    assert options["tcp_user_timeout"] == 60_000, "a network that falls silent is noticed within a minute"
 
 
 def test_the_socket_form_of_libpq_is_understood():

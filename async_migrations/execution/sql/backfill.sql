@@ -27,31 +27,31 @@ FROM pg_class AS c WHERE c.oid = to_regclass(%(table)s)
 
 -- lanes --
 SELECT number, migration_id, digest, finished, rows_done
-FROM async_migrations_asyncmigrationlane WHERE name = %(name)s ORDER BY number
+FROM {own}async_migrations_asyncmigrationlane WHERE name = %(name)s ORDER BY number
 
 -- last_key --
 -- Lanes are numbered in the order of their keys; one that sweeps over all of them again ends where the last of them does.
-SELECT last FROM async_migrations_asyncmigrationlane WHERE name = %(name)s ORDER BY number DESC LIMIT 1
+SELECT last FROM {own}async_migrations_asyncmigrationlane WHERE name = %(name)s ORDER BY number DESC LIMIT 1
 
 -- drop_lanes --
 -- Whoever still works in one of them finds it gone at its next checkpoint, and cannot commit.
-DELETE FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
+DELETE FROM {own}async_migrations_asyncmigrationlane WHERE name = %(name)s
 
 -- add_lane --
-INSERT INTO async_migrations_asyncmigrationlane
+INSERT INTO {own}async_migrations_asyncmigrationlane
     (name, number, migration_id, digest, first, last, cursor, stretch, part, deferred, rows_done, batches, finished, worker)
 VALUES (%(name)s, %(number)s, %(migration_id)s, %(digest)s, %(first)s, %(last)s, NULL, NULL, 0, '[]', 0, 0, false, '')
 
 -- open_lanes --
 -- A lane that was shut may be taken again; one that somebody is at work in stays theirs.
-UPDATE async_migrations_asyncmigrationlane
+UPDATE {own}async_migrations_asyncmigrationlane
 SET token = NULL, lease_expires_at = NULL
-WHERE name = %(name)s AND lease_expires_at = '9999-12-31'
+WHERE name = %(name)s AND lease_expires_at = '9999-12-31 00:00:00+00'
 
 -- shut_lanes --
 -- From here on nobody can commit in any of them, or take one, before the next attempt opens them.
-UPDATE async_migrations_asyncmigrationlane
-SET token = NULL, lease_expires_at = '9999-12-31'
+UPDATE {own}async_migrations_asyncmigrationlane
+SET token = NULL, lease_expires_at = '9999-12-31 00:00:00+00'
 WHERE name = %(name)s AND NOT finished
 
 -- lane_backends --
@@ -60,11 +60,11 @@ SELECT pid, application_name, backend_start FROM pg_stat_activity
 WHERE application_name LIKE %(pattern)s AND datname = current_database()
 
 -- take_lane --
-UPDATE async_migrations_asyncmigrationlane
+UPDATE {own}async_migrations_asyncmigrationlane
 SET token = %(token)s, worker = %(worker)s, updated_at = now(),
     lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id = (
-    SELECT id FROM async_migrations_asyncmigrationlane
+    SELECT id FROM {own}async_migrations_asyncmigrationlane
     WHERE name = %(name)s AND migration_id = %(migration_id)s AND digest = %(digest)s AND NOT finished
       AND (lease_expires_at IS NULL OR lease_expires_at < clock_timestamp())
     ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -73,7 +73,7 @@ RETURNING number, first, last, cursor, stretch, part, deferred, batch_size
 
 -- checkpoint_lane --
 -- In the transaction of the batch: whose token is gone changes nothing here, and must not commit.
-UPDATE async_migrations_asyncmigrationlane
+UPDATE {own}async_migrations_asyncmigrationlane
 SET cursor = %(cursor)s, stretch = %(stretch)s, part = %(part)s, deferred = %(deferred)s, rows_done = rows_done + %(rows)s, batches = batches + 1,
     batch_size = %(batch_size)s, finished = %(finished)s, updated_at = now(),
     lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
@@ -86,15 +86,15 @@ SET LOCAL synchronous_commit TO DEFAULT
 
 -- keep_lanes --
 -- One that is locked is about to be kept by a batch that commits, which may take its time: nobody waits for that.
-UPDATE async_migrations_asyncmigrationlane
+UPDATE {own}async_migrations_asyncmigrationlane
 SET lease_expires_at = clock_timestamp() + make_interval(secs => %(lease)s)
 WHERE id IN (
-    SELECT id FROM async_migrations_asyncmigrationlane
+    SELECT id FROM {own}async_migrations_asyncmigrationlane
     WHERE name = %(name)s AND token = %(token)s AND NOT finished FOR UPDATE SKIP LOCKED
 )
 
 -- leave_lane --
-UPDATE async_migrations_asyncmigrationlane
+UPDATE {own}async_migrations_asyncmigrationlane
 SET token = NULL, lease_expires_at = NULL, updated_at = now()
 WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
 
@@ -102,37 +102,37 @@ WHERE name = %(name)s AND number = %(number)s AND token = %(token)s
 SELECT count(*) AS lanes, count(*) FILTER (WHERE NOT finished) AS unfinished, coalesce(sum(rows_done), 0)::bigint AS rows_done,
        count(*) FILTER (WHERE NOT finished AND (lease_expires_at IS NULL OR lease_expires_at < clock_timestamp())) AS free,
        round(avg(batch_size) FILTER (WHERE NOT finished AND token IS NOT NULL))::int AS batch_size,
-       (SELECT count(*) FROM async_migrations_asyncmigrationbadrow AS b
+       (SELECT count(*) FROM {own}async_migrations_asyncmigrationbadrow AS b
         WHERE b.name = %(name)s AND b.migration_id = %(migration_id)s) AS bad_rows
-FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
+FROM {own}async_migrations_asyncmigrationlane WHERE name = %(name)s
 
 -- batches_done --
 -- Each was one transaction, whoever made it.
-SELECT coalesce(sum(batches), 0)::bigint AS batches FROM async_migrations_asyncmigrationlane WHERE name = %(name)s
+SELECT coalesce(sum(batches), 0)::bigint AS batches FROM {own}async_migrations_asyncmigrationlane WHERE name = %(name)s
 
 -- set_aside --
-INSERT INTO async_migrations_asyncmigrationbadrow (name, migration_id, key, error)
+INSERT INTO {own}async_migrations_asyncmigrationbadrow (name, migration_id, key, error)
 VALUES (%(name)s, %(migration_id)s, %(key)s, %(error)s)
 ON CONFLICT (name, key) DO UPDATE SET error = excluded.error, migration_id = excluded.migration_id
 
 -- bad_rows --
 -- A page of those set aside, in order of their keys' texts; memory stays constant however many there are.
-SELECT id, key FROM async_migrations_asyncmigrationbadrow
+SELECT id, key FROM {own}async_migrations_asyncmigrationbadrow
 WHERE name = %(name)s AND migration_id = %(migration_id)s AND id > %(after)s ORDER BY id LIMIT 500
 
 -- bad_row_done --
-DELETE FROM async_migrations_asyncmigrationbadrow WHERE id = %(id)s
+DELETE FROM {own}async_migrations_asyncmigrationbadrow WHERE id = %(id)s
 
 -- drop_bad_rows --
-DELETE FROM async_migrations_asyncmigrationbadrow WHERE name = %(name)s
+DELETE FROM {own}async_migrations_asyncmigrationbadrow WHERE name = %(name)s
 
 -- hold_checkpoint --
 -- In the transaction of a change that belongs to no lane: another attempt's token there lets nothing commit.
-UPDATE async_migrations_asyncmigrationcheckpoint SET updated_at = now() WHERE name = %(name)s AND token = %(token)s
+UPDATE {own}async_migrations_asyncmigrationcheckpoint SET updated_at = now() WHERE name = %(name)s AND token = %(token)s
 
 -- count_rows --
 -- Rows that were changed outside of a walk count with the first lane.
-UPDATE async_migrations_asyncmigrationlane SET rows_done = rows_done + %(rows)s WHERE name = %(name)s AND number = 0
+UPDATE {own}async_migrations_asyncmigrationlane SET rows_done = rows_done + %(rows)s WHERE name = %(name)s AND number = 0
 
 -- table_locked --
 -- Whether somebody holds the whole table, or waits for it, in a mode that lets no row be changed.

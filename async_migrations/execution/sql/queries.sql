@@ -1,4 +1,5 @@
 -- Every question that the executor asks PostgreSQL, by name. Parameters are psycopg2's: %(name)s.
+-- {own} is the schema of our own tables: a search path that a migration sets must not lead to others of that name.
 
 -- backend --
 -- Who we are, so that a cancel cannot hit a pid that was given to somebody else.
@@ -36,11 +37,11 @@ WHERE l.locktype = 'advisory' AND l.granted
 -- From here on only the attempt with this token can mark anything as done. A lane that the attempt before was at work in
 -- is free: it held the advisory lock that is ours now, so it is over.
 WITH freed AS (
-    UPDATE async_migrations_asyncmigrationlane SET token = NULL, lease_expires_at = NULL
+    UPDATE {own}async_migrations_asyncmigrationlane SET token = NULL, lease_expires_at = NULL
     WHERE name = %(name)s
-      AND token = (SELECT token FROM async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s)
+      AND token = (SELECT token FROM {own}async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s)
 )
-INSERT INTO async_migrations_asyncmigrationcheckpoint AS c (name, migration_id, token, direction, done, begun)
+INSERT INTO {own}async_migrations_asyncmigrationcheckpoint AS c (name, migration_id, token, direction, done, begun)
 VALUES (%(name)s, %(migration_id)s, %(token)s, %(direction)s, '[]', '')
 ON CONFLICT (name) DO UPDATE SET
     token = excluded.token,
@@ -54,18 +55,18 @@ ON CONFLICT (name) DO UPDATE SET
 RETURNING done, begun
 
 -- mark_done --
-UPDATE async_migrations_asyncmigrationcheckpoint
+UPDATE {own}async_migrations_asyncmigrationcheckpoint
 SET done = %(done)s, begun = '', updated_at = now()
 WHERE name = %(name)s AND token = %(token)s
 
 -- mark_begun --
-UPDATE async_migrations_asyncmigrationcheckpoint
+UPDATE {own}async_migrations_asyncmigrationcheckpoint
 SET begun = %(begun)s, updated_at = now()
 WHERE name = %(name)s AND token = %(token)s
 
 -- begun --
 -- The statement that an attempt had under way and nobody has marked as done.
-SELECT begun FROM async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s AND migration_id = %(migration_id)s
+SELECT begun FROM {own}async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s AND migration_id = %(migration_id)s
 
 -- created_index --
 -- The index of this name beside its table: an index lives in the schema of its table.
