@@ -223,11 +223,11 @@ def test_batches_keep_their_size_whatever_the_bits_of_the_keys(backfill: Backfil
     query("CREATE TABLE odd (k bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 0)")
     query(f"INSERT INTO odd SELECT {key}, 0 FROM generate_series(1, 8000) AS g")
     try:
-        row = carried_out(backfill(table="odd", update="n = pg_current_xact_id()::text::bigint", batch_size=1000))
+        row = carried_out(backfill(table="odd", update="n = pg_current_xact_id()::text::bigint", batch_size=100))
         assert (row.status, error_of(row)) == (Status.FINISHED, {})
         sizes = [count for (count,) in query("SELECT count(*) FROM odd GROUP BY n")]
-        assert (sum(sizes), len(sizes)) == (8000, 8)
-        assert max(sizes) <= 1100
+        assert (sum(sizes), len(sizes)) == (8000, 80)
+        assert max(sizes) <= 110
     finally:
         query("DROP TABLE odd")
 
@@ -253,8 +253,8 @@ def test_a_condition_that_an_index_knows_is_sought_and_not_walked_to(backfill: B
     query("VACUUM ANALYZE book")
     row = carried_out(backfill(**FILL, batch_size=1000))
     assert (row.status, row.progress_done) == (Status.FINISHED, 100)
-    # A stretch of four times a thousand rows has none, and the next batch leads to the rows that are meant.
-    assert AsyncMigrationLane.objects.get().batches == 5
+    # A stretch of four times a hundred rows has none; a few batches later an index is worth it, and leads to them.
+    assert AsyncMigrationLane.objects.get().batches < 10
 
 
 def test_statements_of_any_form_are_carried_out_for_each_batch(backfill: Backfill) -> None:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,12 +19,13 @@ from django.db import connection
 
 from api.processes import worker_command
 from async_migrations import lifecycle
+from async_migrations.conf import conf
 from async_migrations.execution.session import Session
 from async_migrations.migration_helpers import make_backfill_migration
 from tests.conftest import Process, environment, eventually
 from tests.db.conftest import kinds, query
 from tests.driving import ask, backends, ended, held, row, scheduled
-from tests.faults.scene import COUNT, ONE_AT_A_TIME, PATIENCE, SLOW, Crew, Scene, drop_tally, make_tally
+from tests.faults.scene import COUNT, ONE_AT_A_TIME, PATIENCE, SHORT, SLOW, Crew, Scene, drop_tally, make_tally
 from tests.standby import standby
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("tally")]
@@ -124,6 +125,106 @@ def assert_each_once(scene: Scene, pk: int, rows: int = ROWS) -> None:
     assert scene.done(pk) == rows
 
 
+def test_by_default_it_says_how_far_it_is_and_pauses_at_the_next_batch(scene: Scene, crew: Crew) -> None:
+    # Given rows of which a thousand take the half second of a batch, and that keep their batch and the heartbeat as it
+    # was then, once a pause is asked for; a batch that is rolled back leaves a gap
+    make_tally(3 * ROWS)
+    query("ALTER TABLE tally ADD batch bigint, ADD beat timestamptz")
+    query("CREATE SEQUENCE batches OWNED BY tally.batch")
+    asked = "SELECT heartbeat_at FROM async_migrations_asyncmigrationstatus WHERE stop_requested = 'pause'"
+    slow = "n = n + 1 + CASE WHEN id % 12 = 0 THEN dawdle() ELSE 0 END"
+    with alone(crew, **dict.fromkeys(SHORT, "")):
+        update = f"{slow}, batch = (SELECT nextval('batches')), beat = ({asked})"
+        pk = begun(scene.client, table="tally", update=update, throttle=False)
+        answers = watched(scene.client, pk, has_gone_on(3000))
+        assert_rate(answers)
+        # When it is paused
+        ask(scene.client, pk, "pause")
+        answers += watched(scene.client, pk, lambda now: now["status"] == "PAUSED")
+        # Then no batch is cut short, and none begins after a beat that has read it, but for one in that very moment
+        batches = query("SELECT DISTINCT batch, beat FROM tally WHERE batch IS NOT NULL ORDER BY batch")
+        assert query("SELECT last_value FROM batches") == [(len(batches),)]
+        beats = [beat for _, beat in batches if beat]
+        assert sum(beat > beats[0] for beat in beats) <= 1
+        assert conf.heartbeat_seconds + conf.target_batch_seconds <= 2, "what is promised of a pause"
+        assert pace_of(answers[-1]) == (None, None)
+        # And when it is resumed, it goes on from there to a true end
+        scene.hurry(pk)
+        ask(scene.client, pk, "resume")
+        answers += watched(scene.client, pk, lambda now: now["terminal"])
+    assert_each_once(scene, pk, 3 * ROWS)
+    assert answers[-1]["progress"]["eta_seconds"] is None
+    assert_never_too_much(answers)
+
+
+@contextmanager
+def alone(crew: Crew, **environment: str) -> Iterator[None]:
+    """Hire a worker that has all the work to itself while the block runs: the others are frozen."""
+    others = list(crew.workers)
+    crew.hire(**{**ONE_AT_A_TIME, **environment})
+    with ExitStack() as stack:
+        stack.callback(crew.kill, crew.workers[-1])
+        for other in others:
+            stack.enter_context(crew.frozen(other))
+        yield
+
+
+def watched(client: httpx.Client, pk: int, reached: Callable[[dict[str, Any]], bool]) -> list[dict[str, Any]]:
+    """Poll until an answer is as wanted; return all that differ from the one before."""
+    answers: list[dict[str, Any]] = []
+
+    def look() -> bool:
+        now = row(client, pk)
+        if now not in answers[-1:]:
+            answers.append(now)
+        return reached(now)
+
+    eventually(look, PATIENCE)
+    return answers
+
+
+def has_gone_on(rows: int) -> Callable[[dict[str, Any]], bool]:
+    """Return whether a backfill has changed so many rows since the first answer with a number, and has a rate."""
+    first: list[int] = []
+
+    def look(now: dict[str, Any]) -> bool:
+        done = now["progress"]["done"]
+        if done and not first:
+            first.append(done)
+        return bool(first) and done - first[0] >= rows and now["progress"]["rate_per_second"] is not None
+
+    return look
+
+
+def pace_of(answer: dict[str, Any]) -> tuple[float | None, int | None]:
+    return answer["progress"]["rate_per_second"], answer["progress"]["eta_seconds"]
+
+
+def assert_rate(answers: list[dict[str, Any]]) -> None:
+    """The rate is that of the rows by the server's clock.
+
+    A factor of 10 is beyond what a busy machine does to either, and far within that of another unit.
+    """
+    first, last = next(now for now in answers if now["progress"]["done"]), answers[-1]
+    began, ended_at = (datetime.fromisoformat(now["heartbeat_at"]) for now in (first, last))
+    rows = last["progress"]["done"] - first["progress"]["done"]
+    seen = rows / (ended_at - began).total_seconds()
+    assert seen / 10 < last["progress"]["rate_per_second"] < seen * 10
+
+
+def assert_never_too_much(answers: list[dict[str, Any]]) -> None:
+    """What each answer says is possible, fits together, and never falls behind the one before."""
+    for before, now in pairwise(answers):
+        assert (now["progress"]["done"] or 0) >= (before["progress"]["done"] or 0)
+    for now in answers[:-1]:
+        progress, (rate, eta) = now["progress"], pace_of(now)
+        assert progress["percent"] is None or progress["percent"] < 100
+        assert (rate is None) == (eta is None)
+        if rate is not None:
+            assert rate > 0
+            assert eta == pytest.approx((progress["total"] - progress["done"]) / rate, rel=0.01, abs=1)
+
+
 def test_pause_holds_every_lane_and_new_workers_go_on_from_the_cursors(scene: Scene, crew: Crew) -> None:
     # Given three lanes on two workers, in another time zone than the server's
     pk = begun(scene.client, **SLOWLY, lanes=3, settings={"TimeZone": "Asia/Tokyo"})
@@ -148,6 +249,20 @@ def test_pause_holds_every_lane_and_new_workers_go_on_from_the_cursors(scene: Sc
     assert_each_once(scene, pk)
     told = kinds(lifecycle.get(pk))
     assert [told.count(kind) for kind in ("pause_requested", "pause", "resume", "resumed", "claim")] == [1, 1, 1, 1, 2]
+
+
+def test_an_estimate_that_proves_wrong_is_not_kept(scene: Scene, crew: Crew) -> None:
+    query("ALTER TABLE tally ADD fresh int")  # Of a column without statistics the planner guesses that few are NULL.
+    pk = begun(scene.client, **SLOWLY | {"update": f"fresh = 1, {COUNT}"}, where="fresh IS NULL")
+    scene.tune(pk, batch_size=200, batch_delay_seconds=0)
+    known = eventually(lambda: (now := row(scene.client, pk))["progress"]["rate_per_second"] and now)
+    eventually(lambda: row(scene.client, pk)["progress"]["total"] is None, PATIENCE, what="more than the estimate")
+    now = row(scene.client, pk)["progress"]
+    assert now["done"] > (known["progress"]["total"] or 0)
+    assert (now["percent"], now["eta_seconds"]) == (None, None)
+    assert now["rate_per_second"] > 0
+    scene.hurry(pk)
+    assert_each_once(scene, pk)
 
 
 def test_tuning_takes_effect_while_it_runs(scene: Scene, crew: Crew) -> None:
@@ -390,6 +505,7 @@ def test_analyze_waits_for_a_vacuum_in_the_same_attempt(scene: Scene, crew: Crew
         pk = begun(scene.client, table="tally", update="n = n + 1", throttle=False, duty_cycle=1, analyze=True)
         now = eventually(lambda: (seen := row(scene.client, pk))["waiting_on"] and seen)
         assert now["phase"] == "analyzing the table"
+        assert (now["progress"]["done"], now["progress"]["percent"]) == (ROWS, 99.9), "it has not ended yet"
         beat = now["heartbeat_at"]
         eventually(lambda: row(scene.client, pk)["heartbeat_at"] > beat)
     assert_each_once(scene, pk)
