@@ -5,6 +5,9 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.complete
 ARGS   ?=
 
+# Programs that tests drive and no wheel has. In CI a missing one is a failure, on a laptop a skip.
+PROGRAMS := chromium curl jq openssl
+
 # What only looks at the code needs settings that load, but neither a server nor a secret.
 TOOLING := DATABASE_URL=sqlite://:memory: SECRET_KEY=tooling
 SCHEMA  := $(TOOLING) $(RUN) manage.py spectacular --validate --fail-on-warn
@@ -12,7 +15,7 @@ COMPILE := --quiet --universal --python-version 3.11 --generate-hashes --no-anno
 	--no-emit-find-links --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults contract serve check openapi screenshots bench lock clean
+.PHONY: help demo test programs faults contract serve check openapi screenshots bench lock clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -21,8 +24,11 @@ help: ## this list
 demo: $(STAMP) ## the main job end to end on an embedded PostgreSQL and Redis, two or three minutes
 	@exec $(RUN) -m examples.demo $(ARGS)
 
-test: $(STAMP) ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
+test: $(STAMP) programs ## all tests, on an embedded PostgreSQL and Redis; ARGS="-k name" for some
 	@exec $(RUN) -m pytest -n auto --dist loadgroup $(ARGS)
+
+programs: ## install the programs that tests drive, chromium above all, where they are missing: as root, with apt-get
+	@tests/programs.sh $(PROGRAMS)
 
 faults: $(STAMP) ## the fault suite in full, some 25 minutes; SEED=7 for the moments of an earlier run, ARGS=--write-report
 	@exec $(RUN) -m pytest tests/faults --faults-full $(if $(SEED),--faults-seed $(SEED)) $(ARGS)
@@ -52,6 +58,7 @@ openapi: $(STAMP) ## write openapi.yaml anew
 	@$(SCHEMA) --file openapi.yaml
 
 screenshots: $(STAMP) ## the pictures of the operators' page in docs/pictures/ anew, by the system's Chromium; two minutes
+	@tests/programs.sh chromium
 	@exec $(RUN) -m examples.screenshots
 
 lock: $(STAMP) ## write requirements.lock (everything) and requirements-server.lock (the image) anew

@@ -2,7 +2,7 @@
 
 Real servers are used where DATABASE_URL and BROKER_URL name them, embedded ones otherwise. PORT (8000) and DATA_DIR
 (.data) say where it listens and where it keeps its files. An embedded database with nothing in it gets what the demo
-has on show, unless DEMO says no.
+has on show, and at a later start what shows progress there begins anew, unless DEMO says no.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from examples.demo import showroom
 from examples.demo.service import Door
 
 MARK = "SERVE_DATA_DIR"  # in the environment of every child: how those of a killed run are found again
+ASKER = "serve"  # name of the token that is printed
 WORKER_GRACE = 3  # seconds that a running statement is given when the worker stops
 READY_TIMEOUT = 60  # seconds
 
@@ -99,10 +100,10 @@ def serve(plan: Plan) -> None:
         broker_url = plan.broker_url or embedded.broker_url
         env = child_environment(database_url, broker_url, **_service_variables(plan, kept))
         _migrate(env, showroom.SETTINGS if plan.demo else "tracker.settings")
-        shows = plan.demo and showroom.is_empty(database_url)
+        is_new = plan.demo and showroom.is_empty(database_url)
         report = {
             "url": plan.url,
-            "token": _command(manage_command("create_api_token", "serve", "--role", "operator"), env).strip(),
+            "token": _command(manage_command("create_api_token", ASKER, "--role", "operator"), env).strip(),
             "database_url": database_url,
             "broker_url": broker_url,
         }
@@ -112,7 +113,7 @@ def serve(plan: Plan) -> None:
         env[counters.VARIABLE] = str(counters.empty_directory(plan.data_dir / "metrics"))
         report_file = plan.data_dir / "serve.json"
         stack.callback(report_file.unlink, missing_ok=True)
-        _run_children(plan, env, report, report_file, shows=shows)
+        _run_children(plan, env, report, report_file, is_new=is_new)
 
 
 # --- before anything is started ---
@@ -257,20 +258,20 @@ def _last_line(text: str) -> str:
     return next((line for line in reversed(text.splitlines()) if line.strip()), "")
 
 
-def _run_children(plan: Plan, env: dict[str, str], report: dict[str, Any], report_file: Path, *, shows: bool) -> None:
+def _run_children(plan: Plan, env: dict[str, str], report: dict[str, Any], report_file: Path, *, is_new: bool) -> None:
     """Run web and worker, and what the demo shows; Ended or NotReady when one of the two does not do its part."""
 
     def announce(alive: Callable[[], bool]) -> None:
         wait_until_ready(plan.url, READY_TIMEOUT, alive=alive)
         _write_private(report_file, report)
-        print(_summary(plan, report, report_file, shows=shows), flush=True)
-        if shows:
-            showroom.show(Door(report["url"], report["token"], {}), report["database_url"], alive)
+        print(_summary(plan, report, report_file, is_new=is_new), flush=True)
+        if plan.demo:
+            showroom.show(Door(report["url"], report["token"], {}), report["database_url"], ASKER, alive)
 
     run_together({"web": web_command(plan.port), "worker": worker_command()}, env, beside=announce)
 
 
-def _summary(plan: Plan, report: dict[str, Any], report_file: Path, *, shows: bool) -> str:
+def _summary(plan: Plan, report: dict[str, Any], report_file: Path, *, is_new: bool) -> str:
     login = f", and log in as admin with the password {report['admin_password']}" if "admin_password" in report else ""
     lines = {
         "open": f"{report['url']}/{login}",
@@ -280,11 +281,9 @@ def _summary(plan: Plan, report: dict[str, Any], report_file: Path, *, shows: bo
         "token": report["token"],
         "for scripts": str(report_file),
     }
-    if shows:
-        lines["demo"] = (
-            "rows and migrations in every status come in now, which takes some ten seconds: watch them on the page. "
-            "DEMO=no leaves them out"
-        )
+    if plan.demo:
+        comes = "rows and migrations in every status come in now" if is_new else "what has ended of it begins anew now"
+        lines["demo"] = f"{comes}, which takes some ten seconds: watch it on the page. DEMO=no leaves that out"
     if plan.database_url is None:
         lines["data"] = f"{plan.data_dir} keeps all of it; remove it to start afresh"
     return "\n".join(

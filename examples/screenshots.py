@@ -25,6 +25,7 @@ from .demo.service import Door, Place, place, web_and_worker
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page, ViewportSize
 
+ASKER = "ci"
 PICTURES = ROOT / "docs" / "pictures"
 A_WHILE = 15  # seconds that the backfill keeps a pace for, so that its progress over time is worth a look
 SESSIONS = 4  # that are at work in the meantime, one more than the backfill is told to bear
@@ -44,7 +45,7 @@ def take() -> bool:
             _chromium() as browser,
             web_and_worker(where) as door,
             control_plane(_as_ci(where, door)) as control,
-            showroom.on_show(where.database_url, control),
+            showroom.on_show(where.database_url, control, ASKER),
         ):
             _pass_time(where, control)
             _take_all(browser, door.url, password, _pages(control))
@@ -53,7 +54,7 @@ def take() -> bool:
 
 def _as_ci(where: Place, door: Door) -> Door:
     """Return the door for somebody whose name looks well in a picture."""
-    token = where.command(manage_command("create_api_token", "ci", "--role", "operator")).strip()
+    token = where.command(manage_command("create_api_token", ASKER, "--role", "operator")).strip()
     return replace(door, token=token)
 
 

@@ -55,7 +55,7 @@ def need(*programs: str) -> None:
     """Skip the test where one of the programs is not installed; in CI, where each of them has to be, fail."""
     if missing := [program for program in programs if shutil.which(program) is None]:
         absent = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        absent(f"install {' and '.join(missing)} for this test")
+        absent(f"this test needs {' and '.join(missing)}: run `make programs` as root, or install it otherwise")
 
 
 class Process(Running):
@@ -129,10 +129,13 @@ def start_worker(processes: Callable[..., Process]) -> Callable[..., Process]:
 
 @pytest.fixture
 def start_api(processes: Callable[..., Process]) -> Callable[..., Process]:
-    """Start a web server: `start_api(**environment)` -> a handle with url, output, terminate() and kill()."""
+    """Start a web server: `start_api(**environment)` -> a handle with url, output, terminate() and kill().
 
-    def start(*, threads: int = 8, **env: str) -> Process:
-        port = free_port()
+    port: where an earlier one was that is gone.
+    """
+
+    def start(*, threads: int = 8, port: int | None = None, **env: str) -> Process:
+        port = port or free_port()
         web = processes(web_command(port, workers=1, threads=threads), **env)
         web.url = f"http://127.0.0.1:{port}"
         wait_until_ready(web.url, 60, alive=web.is_alive)

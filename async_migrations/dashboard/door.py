@@ -14,7 +14,6 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.utils.http import parse_etags
-from django.views.decorators.http import require_http_methods
 
 from ..lifecycle import Channel, audit, holds_in_force
 from ..models import AsyncMigrationStatus
@@ -52,7 +51,25 @@ def door(*methods: str) -> Callable[[View], View]:
         # A project's ATOMIC_REQUESTS would hide from the workers what was asked for.
         for alias in connections:
             guarded = transaction.non_atomic_requests(alias)(guarded)
-        return require_http_methods(methods)(guarded)
+        return only(*methods)(guarded)
+
+    return decorate
+
+
+def only(*methods: str) -> Callable[[View], View]:
+    """Answer what is asked by another method with a page that says so: Django's own answer shows nothing at all."""
+
+    def decorate(view: View) -> View:
+        @wraps(view)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+            if request.method in methods:
+                return view(request, *args, **kwargs)
+            text = "This address does something when a button is pressed, and shows nothing. Press it where it is."
+            refusal = sorry(request, 405, "Nothing was done", text)
+            refusal.headers["Allow"] = ", ".join(methods)
+            return refusal
+
+        return checked
 
     return decorate
 
@@ -112,12 +129,16 @@ def knows(request: HttpRequest, tag: str) -> bool:
 
 
 def _to_login(request: HttpRequest) -> HttpResponse:
+    """Lead to the login and from there back; where a login has ended under somebody's hands, that is told there."""
     login = reverse("dashboard:login")
+    ended = f"{login}?ended=1"
     if is_poll(request):
         # The page around it has to go as well, not only the part that was asked for.
-        there = redirect_to_login(request.get_full_path(), login).headers["Location"]
+        there = redirect_to_login(request.get_full_path(), ended).headers["Location"]
         return HttpResponse(status=204, headers={"HX-Redirect": there})
-    return redirect_to_login(request.get_full_path() if request.method == "GET" else "", login)
+    if request.method == "POST":
+        return redirect_to_login("", ended)
+    return redirect_to_login(request.get_full_path(), login)
 
 
 def _answer(view: View, request: HttpRequest, args: Any, kwargs: Any) -> HttpResponse:

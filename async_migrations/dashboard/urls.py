@@ -5,10 +5,12 @@ from django.urls import path, reverse_lazy
 
 from . import asks, gates, holds, janitor, later, pages
 from .chart import chart
+from .door import only
 
 app_name = "dashboard"
 
 _OVERVIEW = reverse_lazy("dashboard:overview")
+_LOGIN_PAGE = reverse_lazy("dashboard:login")
 _LOGIN = LoginView.as_view(
     template_name="async_migrations/dashboard/login.html", next_page=_OVERVIEW, redirect_authenticated_user=True
 )
@@ -16,7 +18,7 @@ _LOGIN = LoginView.as_view(
 urlpatterns = [
     path("", pages.overview, name="overview"),
     path("login", _LOGIN, name="login"),
-    path("logout", LogoutView.as_view(next_page=reverse_lazy("dashboard:login")), name="logout"),
+    path("logout", only("POST")(LogoutView.as_view(next_page=_LOGIN_PAGE)), name="logout"),
     path("migrations", pages.listing, name="list"),
     path("migrations/many", asks.many, name="many"),
     path("migrations/<int:pk>", pages.detail, name="detail"),

@@ -194,7 +194,9 @@ def _(exc: Exception) -> Problem:
 
 @problem_of.register
 def _(exc: PermissionDenied) -> Problem:
-    return Problem("permission_denied", "This is not allowed with these credentials.")
+    return Problem(
+        "permission_denied", "This is not allowed with these credentials: ask for the permission, or use others."
+    )
 
 
 @problem_of.register
@@ -205,7 +207,11 @@ def _(exc: RequestDataTooBig) -> Problem:
 @problem_of.register(SuspiciousOperation)
 @problem_of.register(UnreadablePostError)
 def _(exc: Exception) -> Problem:
-    return Problem("bad_request", "The request was refused before it was looked at: host, headers, parameters or body.")
+    return Problem(
+        "bad_request",
+        "The request was refused before it was looked at: host, headers, parameters or body. Nothing was done; what is "
+        "wrong with it is in the server's log.",
+    )
 
 
 @problem_of.register

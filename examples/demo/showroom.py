@@ -1,14 +1,14 @@
 """What `make serve` has on show when there is nothing yet: the demo's rows, and migrations in every status.
 
 A backfill is held to a rate at which it takes ten minutes, and an index build waits for the transaction of a report
-that somebody has left open, as happens. Both end by themselves.
+that somebody has left open, as happens. Both end by themselves; at a later start what has ended begins anew.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 
 import psycopg2
 
@@ -40,6 +40,13 @@ REVIEWER, RATING, LANGUAGE, COMMENT, TASK, SAID = (
                  "0005_review_comment_idx_async", "0006_review_task_fk_async", "0007_review_said_idx_async")
 )  # fmt: skip
 
+# What goes on and waits in line when the page is first seen.
+_LIVE = (COMMENT, CHECKSUM, TASK)
+# What is over cannot be tuned: what was rolled back quickly is slowed down once it goes on, before much is done.
+_QUICKLY, _SLOWLY = ({"max_rows_per_second": TASKS // seconds} for seconds in (2, BACKFILL_SECONDS))
+_UNDER_WAY = ("STARTED", "IN PROGRESS")
+_CAN_BEGIN = ("SCHEDULED", "ROLLED BACK")
+
 # What is over when the page is first seen: the verb, and of what.
 _OVER = (
     ("run", INDEX),
@@ -56,6 +63,9 @@ SELECT NOT EXISTS (SELECT FROM project)
    AND NOT EXISTS (SELECT FROM async_migrations_asyncmigrationstatus WHERE requested_at IS NOT NULL)
 """
 
+# The last of the rows that are loaded.
+_LOADED = "SELECT EXISTS (SELECT FROM review)"
+
 _REVIEWS = """
 INSERT INTO review (task_id, reviewer, comment, said, created_at)
 SELECT 1 + n * 7919 %% %(tasks)s,
@@ -70,51 +80,90 @@ FROM generate_series(1, %(reviews)s) AS n
 
 def is_empty(database_url: str) -> bool:
     """Whether neither rows of the demo are there, nor anybody has asked for a migration yet."""
-    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
-        cursor.execute(_EMPTY)
-        return bool((cursor.fetchone() or (False,))[0])
+    return _is(_EMPTY, database_url)
 
 
 @contextmanager
-def on_show(database_url: str, control: ControlPlane) -> Iterator[None]:
+def on_show(database_url: str, control: ControlPlane, asker: str) -> Iterator[tuple[str, ...]]:
     """Bring the scene up, which takes some ten seconds; the build waits for the length of the block.
 
-    The database is empty, the files of SETTINGS are recorded there as SCHEDULED, and the service was given VARIABLES.
+    The files of SETTINGS are recorded in the database, and the service was given VARIABLES. Where the scene was up
+    before, only what shows progress begins anew, and of that only what nobody has asked for yet, or what has ended
+    since as `asker` wanted, which is the name of the control plane's token: what somebody else did stays as it is.
 
-    Raises CannotGoOn and psycopg2.Error.
+    Yields what was put in line. Raises CannotGoOn and psycopg2.Error.
     """
-    _load(database_url)
-    for verb, name in _OVER:
-        control.ask(verb, pk := _pk(control, name))
-        control.wait(pk, EVERY)
-    _pause_in_the_middle(control)
-    with _report(database_url):
-        build, fill = (_pk(control, name) for name in (COMMENT, CHECKSUM))
-        control.ask("run", build)
-        control.tune(fill, {"max_rows_per_second": TASKS // BACKFILL_SECONDS})
-        control.ask("run", fill)
-        control.ask("run", _pk(control, TASK))
-        _until(control, build, lambda row: row["waiting_on"])
-        _until(control, fill, lambda row: row["progress"]["done"])
-        yield
+    begun: tuple[str, ...] = ()
+    if is_empty(database_url):
+        begun = _bring_up(database_url, control)
+    elif _is(_LOADED, database_url):
+        begun = tuple(_taken_back(control, asker))
+    with _report(database_url) if COMMENT in begun else nullcontext():
+        for name in begun:
+            control.ask("run", pk := _pk(control, name))
+            if name == CHECKSUM:
+                control.tune(pk, _SLOWLY)
+        if COMMENT in begun:
+            _until(control, _pk(control, COMMENT), lambda row: row["waiting_on"])
+        if CHECKSUM in begun:
+            _until(control, _pk(control, CHECKSUM), lambda row: row["progress"]["done"])
+        yield begun
 
 
-def show(door: Door, database_url: str, alive: Callable[[], bool]) -> None:
+def show(door: Door, database_url: str, asker: str, alive: Callable[[], bool]) -> None:
     """Have the scene on show for as long as the report takes, and tell how it is; what goes wrong stops nothing."""
     try:
-        with control_plane(door) as control, on_show(database_url, control):
-            print(
-                f"The demo is there: a backfill of {BACKFILL_SECONDS // 60} minutes, and a build that waits for the "
-                f"transaction of a report, {REPORT_SECONDS // 60} minutes from now on.",
-                flush=True,
-            )
+        with control_plane(door) as control, on_show(database_url, control, asker) as begun:
+            print(f"The demo is there: {_told(begun)}.", flush=True)
             end = time.monotonic() + REPORT_SECONDS
-            while alive() and time.monotonic() < end:
+            while COMMENT in begun and alive() and time.monotonic() < end:
                 time.sleep(EVERY)
     except (CannotGoOn, psycopg2.Error) as exc:
         if alive():  # Otherwise everything is being stopped, which is what it stumbled over.
             said = in_one_line(exc) if isinstance(exc, psycopg2.Error) else exc
             print(f"The demo could not be brought up: {said}. Everything else goes on.", flush=True)
+
+
+def _told(begun: tuple[str, ...]) -> str:
+    build = f"a build that waits for the transaction of a report, {REPORT_SECONDS // 60} minutes from now on"
+    fill = f"a backfill of {BACKFILL_SECONDS // 60} minutes"
+    told = [said for name, said in ((CHECKSUM, fill), (COMMENT, build)) if name in begun]
+    return ", and ".join(told) or "all is as it was left"
+
+
+def _bring_up(database_url: str, control: ControlPlane) -> tuple[str, ...]:
+    """Have everything that is over when the page is first seen; return what is to be put in line then."""
+    _load(database_url)
+    for verb, name in _OVER:
+        control.ask(verb, pk := _pk(control, name))
+        control.wait(pk, EVERY)
+    _pause_in_the_middle(control)
+    control.tune(_pk(control, CHECKSUM), _SLOWLY)
+    return _LIVE
+
+
+def _taken_back(control: ControlPlane, asker: str) -> Iterator[str]:
+    """Roll back what has ended as the asker wanted, and yield what can begin. A backfill that is under way goes on."""
+    for name in _LIVE:
+        row = control.find(name)
+        if name != CHECKSUM and row["status"] in _UNDER_WAY:
+            # Nothing is in its way any more: the report has ended with the run before.
+            _until(control, row["id"], lambda row: row["status"] not in _UNDER_WAY)
+            row = control.find(name)
+        has_ended = row["status"] == "FINISHED" and row["requested_by"] == asker
+        if has_ended:
+            control.ask("rollback", row["id"])
+        if has_ended or (row["status"] == "SCHEDULED" and row["requested_at"] is None):
+            if name == CHECKSUM:
+                control.tune(row["id"], _QUICKLY if has_ended else _SLOWLY)
+            _until(control, row["id"], lambda row: row["status"] in _CAN_BEGIN)
+            yield name
+
+
+def _is(question: str, database_url: str) -> bool:
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute(question)
+        return bool((cursor.fetchone() or (False,))[0])
 
 
 def _load(database_url: str) -> None:

@@ -40,7 +40,6 @@ def test_it_works(client, migration):
     row.refresh_from_db()
     assert row.status == Status.STARTED
     assert asked() == [("user-view-run", "run", "accepted", "")]
-    assert client.get("/logout").status_code == 405
     assert client.post("/logout").headers["Location"] == "/login"
     assert client.get(there).headers["Location"] == f"/login?next={there}"
 
@@ -51,7 +50,25 @@ def test_nobody_sees_anything_without_logging_in(client, migration, page):
     answer = client.get(path)
     assert (answer.status_code, answer.headers["Location"], answer.content) == (302, f"/login?next={path}", b"")
     answer = poll(client, path)
-    assert (answer.status_code, answer.headers["HX-Redirect"], answer.content) == (204, f"/login?next={path}", b"")
+    there = f"/login?ended=1&next={path}"
+    assert (answer.status_code, answer.headers["HX-Redirect"], answer.content) == (204, there, b"")
+    assert "You are not logged in any more" in client.get(there).text
+
+
+def test_a_button_that_is_pressed_after_the_login_has_ended_says_that_nothing_was_done(client, migration):
+    row = migration()
+    page = client.post(f"/migrations/{row.pk}/run", follow=True)
+    assert "If you have just pressed a button, nothing was done" in page.text
+    row.refresh_from_db()
+    assert row.status == Status.SCHEDULED
+
+
+def test_an_address_that_only_does_something_says_so(client):
+    user("view")
+    for path in ("/logout", "/migrations/many", "/lift"):
+        page = client.get(path)
+        assert (page.status_code, page.headers["Allow"]) == (405, "POST")
+        assert "Press it where it is" in page.text
 
 
 def test_login_leads_nowhere_else(client):

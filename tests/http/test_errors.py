@@ -4,7 +4,8 @@ import json
 import logging
 
 import pytest
-from django.db import InterfaceError, OperationalError
+from django.contrib.auth.models import User
+from django.db import InterfaceError, OperationalError, connection
 from django.test import Client, override_settings
 
 from async_migrations import lifecycle
@@ -126,19 +127,57 @@ def test_an_unknown_address(client_of, path, debug):
             assert_problem(client.generic(method, path, headers={"Accept": "text/html"}), 404, "not_found")
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", "X-Request-ID": "r-3"}
+
+
+def assert_page(response, status, *words):
+    """The answer is a page in the dashboard's look that says these, and where to go on."""
+    assert (response.status_code, response["Content-Type"]) == (status, "text/html; charset=utf-8")
+    assert "dashboard.css" in response.text
+    assert 'href="/migrations"' in response.text
+    assert [text for text in words if text not in response.text] == []
+
+
 @pytest.mark.django_db
 def test_outside_of_the_api_html_is_for_whoever_accepts_it(client):
-    assert client.get("/unknown", headers={"Accept": "text/html"})["Content-Type"].startswith("text/html")
+    assert_page(client.get("/unknown", headers=BROWSER), 404, "There is nothing at this address")
+    assert_page(client.get("/", headers=BROWSER | {"Host": "evil.example.com"}), 400, "Nothing was done")
     for accept in ("application/json", "*/*", ""):
         assert_problem(client.get("/unknown", headers={"Accept": accept}), 404, "not_found")
 
 
 @pytest.mark.django_db
-def test_a_form_of_the_admin_without_its_csrf_token():
+def test_somebody_of_the_admin_who_may_not(client):
+    client.force_login(User.objects.create_user("victor", is_staff=True))
+    page = client.get("/admin/async_migrations/asyncmigrationstatus/", headers=BROWSER)
+    assert_page(page, 403, "A permission is missing", "ask for the permission")
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/login", "/admin/login/"])
+def test_a_form_without_its_csrf_token(path):
     browser = Client(enforce_csrf_checks=True)
-    assert_problem(browser.post("/admin/login/"), 403, "csrf_failed")
-    page = browser.post("/admin/login/", headers={"Accept": "text/html"})
-    assert (page.status_code, page["Content-Type"].split(";")[0]) == (403, "text/html")
+    assert_problem(browser.post(path), 403, "csrf_failed")
+    again = f'href="http://testserver{path}"'
+    page = browser.post(path, headers=BROWSER | {"Referer": f"http://testserver{path}"})
+    assert_page(page, 403, "Nothing was done", "cookies", "CSRF cookie not set", again)
+    page = browser.post(path, headers=BROWSER | {"Referer": f"https://evil.example{path}"})
+    assert_page(page, 403, "Nothing was done")
+    assert "evil" not in page.text
+
+
+def test_a_page_while_the_database_is_away(django_db_setup, django_db_blocker, monkeypatch):
+    browser = Client(raise_request_exception=False)
+    browser.cookies["sessionid"] = "x" * 32
+    # Whatever asks for the database here raises what nobody foresaw: and so would the page that says that.
+    assert_page(browser.get("/", headers=BROWSER), 500, "Something unforeseen", "under the id r-3")
+    with django_db_blocker.unblock():
+        connection.close()
+        monkeypatch.setitem(connection.settings_dict, "PORT", "1")
+        page = browser.get("/", headers=BROWSER)
+        assert_page(page, 503, "The database does not answer", "Ask again")
+        assert int(page["Retry-After"]) > 0
+        connection.close()
 
 
 def test_a_wrong_host(viewer):

@@ -1,4 +1,5 @@
-"""Nothing keeps people out of a page: axe-core finds no violation, in light and dark, and 375 pixels are enough.
+"""Nothing keeps people out of a page: axe-core finds no violation, in light and dark, wide and at 375 pixels, and the
+keyboard reaches every control.
 
 A new page cannot be forgotten: every address that shows one has to be in PAGES.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
@@ -60,14 +62,35 @@ _TOO_WIDE = """() => [...document.querySelectorAll("body *")].filter(
 
 
 def assert_open_to_all(page) -> None:
-    """Look at what a page shows: wide and light, then narrow and dark."""
+    """Look at what a page shows: wide and narrow, each light and dark."""
     page.evaluate(AXE_SCRIPT)
-    for scheme, width in (("light", 1280), ("dark", 375)):
+    for width, scheme in product((1280, 375), ("light", "dark")):
         page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
         page.set_viewport_size({"width": width, "height": 900})
         where = f"{page.url}, {scheme}, {width} pixels"
         assert page.evaluate(_AXE) == [], where
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (where, page.evaluate(_TOO_WIDE))
+
+
+#: Notes where each press of Tab leads, and what is wrong with it there.
+_FOLLOW_FOCUS = """() => {
+    window.reached = new Set();
+    window.wrong = [];
+    document.addEventListener("keyup", () => {
+        const element = document.activeElement;
+        const { left, top, width, height } = element.getBoundingClientRect();
+        const seen = document.elementFromPoint(left + width / 2, top + height / 2);
+        const without = getComputedStyle(element).outlineStyle === "none";
+        if (element !== document.body && (without || !element.contains(seen) && !seen?.contains(element))) {
+            wrong.push(`${without ? "no outline" : "covered"}: ${element.outerHTML.slice(0, 200)}`);
+        }
+        reached.add(element);
+    });
+}"""
+_CONTROLS = "a, button, input, select, textarea, summary, [tabindex='0']"
+_NOT_REACHED = f"""() => [...document.querySelectorAll("{_CONTROLS}")].filter(
+    element => element.checkVisibility() && !element.disabled && !reached.has(element)
+).map(element => element.outerHTML.slice(0, 200))"""
 
 
 @pytest.fixture
@@ -130,6 +153,28 @@ def test_it_works(open_page, person, rows) -> None:
     for path in paths:
         page.goto(path)
         assert_open_to_all(page)
+
+
+def test_the_keyboard_reaches_every_control_and_shows_where_it_is(open_page, person, rows) -> None:
+    page = open_page(person("alice"), viewport={"width": 1280, "height": 500})
+    for path in (
+        "/",
+        "/migrations",
+        "/migrations/{going}",
+        "/migrations/{finished}/rollback",
+        "/gates",
+        "/janitor",
+        "/hold",
+        "/migrations/{scheduled}/later",
+    ):
+        page.goto(path.format(**rows))
+        page.evaluate(_FOLLOW_FOCUS)
+        for _ in range(20):
+            for _ in range(10):
+                page.keyboard.press("Tab")
+            if not page.evaluate(_NOT_REACHED):
+                break
+        assert (page.evaluate("wrong"), page.evaluate(_NOT_REACHED)) == ([], []), path
 
 
 def test_login(open_page, person) -> None:
@@ -204,7 +249,7 @@ def test_forms_with_errors(open_page, person, migration) -> None:
 
 
 def test_what_is_refused_and_what_is_not_there(open_page, person, rows) -> None:
-    paths = f"/migrations/{rows['error']}/rollback", "/migrations/4711"
+    paths = f"/migrations/{rows['error']}/rollback", "/migrations/4711", "/nowhere"
     page = open_page(person("victor", "view"), expected=refused(*paths))
     for path in paths:
         page.goto(path)

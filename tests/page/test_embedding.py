@@ -25,6 +25,7 @@ def test_it_works(client, person, migration, settings, monkeypatch, tmp_path) ->
     for path in ("/", "/migrations", f"/migrations/{row.pk}", f"/migrations/{row.pk}/preflight"):
         page = client.get(f"{prefix}{path}")
         assert (page.status_code, f'href="{prefix}/migrations"' in page.text) == (200, True)
+    assert "dashboard.css" not in client.get("/nowhere", headers={"Accept": "text/html"}).text, "the project's own page"
     assert client.post(f"{prefix}/migrations/{row.pk}/run").headers["Location"] == f"{prefix}/migrations/{row.pk}"
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from contextlib import closing
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,11 +11,10 @@ from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.browser import expect
-from tests.faults.proxy import Proxy
 from tests.http.conftest import begin
 
 from .conftest import SOMEBODY
-from .test_clicks import NEVER_RELOADED, becomes, button, link, log_in
+from .test_clicks import NEVER_RELOADED, button, link, log_in
 
 pytestmark = pytest.mark.e2e
 
@@ -44,7 +41,10 @@ def test_a_page_that_is_open_when_the_login_ends_asks_for_it(open_page, person, 
     page = open_page(person("alice", "view"))
     page.goto("/migrations")
     page.context.clear_cookies()
-    expect(page).to_have_url(re.compile(r"/login\?next=/migrations$"))
+    expect(page).to_have_url(re.compile(r"/login\?ended=1&next=/migrations$"))
+    expect(page.get_by_role("status").filter(has_text="You are not logged in any more")).to_be_visible()
+    log_in(page, "alice")
+    expect(page.get_by_role("heading", name="Migrations")).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["/", "/migrations", "/migrations/{pk}"])
@@ -62,23 +62,48 @@ def test_a_viewer_has_no_button(open_page, person, migration, path) -> None:
     expect(page.locator("main")).to_contain_text("rollback_asyncmigrationstatus")
 
 
-def test_a_service_that_goes_away_and_comes_back(open_page, person, migration, shared_api) -> None:
-    row = migration()
-    with closing(Proxy({"HOST": "127.0.0.1", "PORT": shared_api.url.rpartition(":")[2]})) as network:
-        # What the browser, and htmx, say of each poll while nobody answers.
-        expected = "net::ERR_(CONNECTION|EMPTY|SOCKET)_|^htmx:(afterRequest|sendError)"
-        page = open_page(person("alice"), at=SimpleNamespace(url=f"http://127.0.0.1:{network.port}"), expected=expected)
-        page.goto(f"/migrations/{row.pk}")
-        page.evaluate(NEVER_RELOADED)
-        away = page.get_by_role("alert").filter(has_text="The service does not answer")
-        network.cut()
-        expect(away).to_be_visible()
-        lifecycle.run(row.pk, SOMEBODY)
-        network.mend()
-        becomes(page, "STARTED")
-        expect(away).to_be_hidden()
-        assert page.evaluate("window.neverReloaded")
-        page.close()
+def test_a_form_that_is_out_of_date_says_so_and_leads_back(open_page, person) -> None:
+    person("alice", "view")
+    page = open_page(expected="status of 403")
+    page.goto("/login")
+    other = page.context.new_page()
+    other.goto("/login")
+    log_in(other, "alice")
+    expect(other.get_by_role("heading", name="Overview")).to_be_visible()
+    log_in(page, "alice")
+    expect(page.get_by_role("heading", name="Nothing was done")).to_be_visible()
+    link(page, "Load the page again").click()
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def test_a_web_process_that_is_killed_and_started_again(open_page, person, migration, start_api) -> None:
+    chosen, other, *_ = [migration() for _ in range(12)]
+    web = start_api()
+    # What the browser, and htmx, say of each poll while nobody answers.
+    expected = "net::ERR_(CONNECTION|EMPTY|SOCKET)_|^htmx:(afterRequest|sendError)"
+    page = open_page(person("alice"), at=web, expected=expected, viewport={"width": 900, "height": 420})
+    page.goto("/migrations")
+    page.evaluate(NEVER_RELOADED)
+    away = page.get_by_role("alert").filter(has_text="The service does not answer")
+    typed, box = page.get_by_label("Part of the name"), page.locator(f"#pick-{chosen.pk}")
+    typed.fill("half a wo")
+    box.check()
+    page.evaluate("getSelection().selectAllChildren(document.querySelector('h1'))")
+    page.evaluate("scrollTo(0, 150)")
+
+    web.kill()
+    expect(away).to_be_visible()
+    lifecycle.run(other.pk, SOMEBODY)
+    start_api(port=int(web.url.rpartition(":")[2]))
+
+    expect(page.locator("tbody .status.started")).to_be_visible()
+    expect(away).to_be_hidden()
+    assert page.evaluate("window.neverReloaded")
+    assert page.evaluate("scrollY") == 150
+    assert page.evaluate("getSelection().toString()") == "Migrations"
+    expect(typed).to_have_value("half a wo")
+    expect(box).to_be_checked()
+    page.close()
 
 
 def test_what_is_being_done_outlives_what_is_renewed(open_page, person, migration) -> None:
@@ -143,6 +168,20 @@ def tab_to(page, target) -> None:
         if target.evaluate("element => element === document.activeElement"):
             return
     pytest.fail(f"Tab does not lead to {target}")
+
+
+def test_the_first_tab_offers_to_skip_the_navigation(open_page, person, migration) -> None:
+    migration()
+    page = open_page(person("alice"))
+    page.goto("/migrations")
+    page.keyboard.press("Tab")
+    skip = link(page, "To the content")
+    expect(skip).to_be_focused()
+    expect(skip).to_be_in_viewport()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("main")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.get_by_label("Part of the name")).to_be_focused()
 
 
 def test_the_keyboard_is_enough(open_page, person, migration) -> None:

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs those of the named programs that are missing: what tests and pictures drive and no wheel has.
+#   tests/programs.sh chromium curl
+# As root, with apt-get. Elsewhere it says what to install; tests then skip what needs it, or fail in CI.
+set -euo pipefail
+
+# Debian's package of each has the program's name. Any of these is a Chromium.
+is_there() {
+    command -v "$1" >/dev/null || { [ "$1" = chromium ] && command -v chromium-browser google-chrome >/dev/null; }
+}
+
+missing=()
+for program in "$@"; do
+    is_there "$program" || missing+=("$program")
+done
+((${#missing[@]})) || exit 0
+
+install="apt-get install --no-install-recommends ${missing[*]}"
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "Installing ${missing[*]} (once)"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq && $install -y -qq >/dev/null && exit 0
+    echo "Installing failed, see above; by hand, on Debian: $install" >&2
+else
+    echo "Not installed: ${missing[*]}. What needs it is left out; on Debian, as root: $install" >&2
+fi
