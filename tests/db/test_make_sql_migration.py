@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import asdict
 from datetime import timedelta
 
 import pytest
@@ -13,7 +14,7 @@ from django.utils import timezone
 
 from async_migrations import lifecycle, tasks
 from async_migrations.errors import InvalidDefinition, TablesMissing, TransitionRefused
-from async_migrations.lifecycle import Origin
+from async_migrations.lifecycle import Origin, Request
 from async_migrations.migration_helpers import make_sql_migration
 from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from async_migrations.states import Status
@@ -392,3 +393,28 @@ def test_an_error_in_the_sql_ends_in_the_row_and_is_final(project) -> None:
     assert row.meta["error"]["sqlstate"] == "42601"
     assert row.meta["error"]["hint"]
     assert row.attempt == 1
+
+
+def test_a_request_that_cannot_be_taken_over_yet_keeps_nothing_else_from_going_on(project, scheduling) -> None:
+    def asked(operation: str, name: str) -> Request:
+        return Request(operation, name, "second", ADD, DROP)
+
+    busy = lifecycle.take_over(asked("run", "books.migrations.0001"))
+    lease = lifecycle.claim(busy.pk, "test")
+    assert lease is not None
+    lifecycle.leave_request(asked("rollback", busy.name))
+    later = asked("run", "books.migrations.0002")
+    lifecycle.leave_request(later)
+    checkpoints = AsyncMigrationCheckpoint.objects.using("second")
+    checkpoints.filter(name=later.name).update(outbox={**asdict(later), "of_a_later_version": True})
+    lifecycle.leave_request(asked("run", "books.migrations.0003"))
+    tasks.reconcile()
+    assert row_of("books.migrations.0003", "second").status == "STARTED"
+    assert set(checkpoints.filter(outbox__isnull=False).values_list("name", flat=True)) == {busy.name, later.name}
+    # And nothing is lost: what was in the way ends, and a worker that knows it comes.
+    lifecycle.succeed(lease)
+    checkpoints.filter(name=later.name).update(outbox=asdict(later))
+    tasks.reconcile()
+    assert lifecycle.get(busy.pk).direction == "backwards"
+    assert row_of(later.name, "second").status == "STARTED"
+    assert not checkpoints.filter(outbox__isnull=False).exists()
