@@ -42,7 +42,7 @@ serve: $(STAMP) ## page, API, docs, admin and worker on 127.0.0.1:8000, with a d
 bench: $(STAMP) ## measurements, each against a yardstick in the same run
 	@exec $(RUN) -m bench $(ARGS)
 
-check: $(STAMP) ## format, lint, types, floors, missing migrations, openapi drift, Dockerfile
+check: $(STAMP) ## format, lint, types, floors, missing migrations, openapi and docs drift, Dockerfile
 	@echo "check: format" && $(RUN) -m ruff format --check --quiet . || { echo "check: run '$(RUN) -m ruff format .'" >&2; exit 1; }
 	@echo "check: lint" && $(RUN) -m ruff check --quiet .
 	@echo "check: types" && $(TOOLING) $(RUN) -m mypy
@@ -51,11 +51,14 @@ check: $(STAMP) ## format, lint, types, floors, missing migrations, openapi drif
 	@echo "check: openapi.yaml"
 	@new=$$(mktemp) && trap 'rm -f "$$new"' EXIT && $(SCHEMA) --file "$$new" && diff -u openapi.yaml "$$new" \
 		|| { echo "check: openapi.yaml is not what the code generates; run 'make openapi' and commit it" >&2; exit 1; }
+	@echo "check: tables of codes in docs/" && $(RUN) -m examples.catalogue --check \
+		|| { echo "check: they are not what the code generates; run 'make openapi' and commit them" >&2; exit 1; }
 	@echo "check: Dockerfile" && $(VENV)/bin/hadolint Dockerfile
 	@echo "check: all is well"
 
-openapi: $(STAMP) ## write openapi.yaml anew
+openapi: $(STAMP) ## write openapi.yaml anew, and the tables of codes in docs/
 	@$(SCHEMA) --file openapi.yaml
+	@$(RUN) -m examples.catalogue
 
 screenshots: $(STAMP) ## the pictures of the operators' page in docs/pictures/ anew, by the system's Chromium; two minutes
 	@tests/programs.sh chromium

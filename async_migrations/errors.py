@@ -114,7 +114,7 @@ class BrokerAway(AsyncMigrationError):
 class ExecutionError(AsyncMigrationError):
     """A statement failed, or its effect is not there.
 
-    code: stable name of the kind of failure, see `docs/errors.md`.
+    code: stable name of the kind of failure, a key of `codes.ERRORS`.
     message: what happened; PostgreSQL's own words where it spoke.
     sqlstate: the five characters of PostgreSQL, None where it did not speak.
     detail, hint: PostgreSQL's, or ours; the hint says what to do next.

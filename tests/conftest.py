@@ -96,6 +96,11 @@ def _commits(item: pytest.Item) -> bool:
 @pytest.fixture
 def control(transactional_db: None) -> None:
     """Rows that other processes see, and no message of an earlier test; what a test leaves is removed after it."""
+    forget_messages()
+
+
+def forget_messages() -> None:
+    """Remove from the broker what earlier tests have sent."""
     if client := settings.DRAMATIQ_BROKER["OPTIONS"].get("client"):
         client.flushdb()
 

@@ -27,13 +27,14 @@ from ..models import AsyncMigrationStatus
 from ..states import Status
 from . import idempotency, permissions
 from .authentication import ApiTokenAuthentication, BrowserAuthentication
+from .codes import PROBLEMS
 from .filters import refuse_unknown
 from .idempotency import Replay, Reservation
 from .observing import observed
 from .origin import origin_of
 from .parsers import JSONOnly, PlainJSONRenderer, StrictJSONParser
 from .permissions import HasPermissionOfDoor
-from .problems import CODES, exception_handler, problem_of, respond
+from .problems import exception_handler, problem_of, respond
 from .rates import RateLimit
 from .refusals import LengthRequired, PreconditionFailed
 from .request_id import HEADER, bound
@@ -131,7 +132,7 @@ class Door(APIView):
         else:
             problem = problem_of(exc)
             code, reason = problem.code, problem.detail
-            outcome = audit.Outcome.FAILED if CODES[code][0] >= 500 else audit.Outcome.REFUSED
+            outcome = audit.Outcome.FAILED if PROBLEMS[code].status >= 500 else audit.Outcome.REFUSED
         audit.refuse(action, self.origin, code, reason, row=row, database=database, outcome=outcome, **detail)
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:

@@ -24,42 +24,13 @@ from rest_framework.views import set_rollback
 
 from ..errors import BrokerAway, ExecutionError, NotALeftover, NotAllTried, PreflightFailed, TransitionRefused
 from ..limits import OutOfLimits
+from .codes import PROBLEMS
 from .request_id import current_request_id
 
 logger = logging.getLogger("async_migrations")
 
 MEDIA_TYPE = "application/problem+json"
 DATABASE_RETRY_SECONDS = 5
-
-#: code -> (status, title). The title is the same for every problem of its kind.
-CODES: dict[str, tuple[int, str]] = {
-    "bad_request": (400, "The request cannot be understood"),
-    "malformed_json": (400, "The body is not valid JSON"),
-    "validation_error": (400, "The request has invalid values"),
-    "not_authenticated": (401, "No credentials were given"),
-    "invalid_token": (401, "The token is not valid"),
-    "token_expired": (401, "The token has expired"),
-    "permission_denied": (403, "A permission is missing"),
-    "csrf_failed": (403, "The CSRF token is missing or wrong"),
-    "not_found": (404, "There is no such thing"),
-    "method_not_allowed": (405, "The method is not allowed here"),
-    "not_acceptable": (406, "No acceptable media type"),
-    "invalid_transition": (409, "The migration cannot make this move now"),
-    "idempotency_key_in_use": (409, "The first request with this key is still in progress"),
-    "preflight_failed": (409, "Something stands in the way of the migration"),
-    "not_a_leftover": (409, "The index is not left over"),
-    "length_required": (411, "The length of the body is missing"),
-    "precondition_failed": (412, "It has changed meanwhile"),
-    "body_too_large": (413, "The body is too large"),
-    "unsupported_media_type": (415, "The body is not JSON"),
-    "idempotency_key_reused": (422, "The key was used for another request"),
-    "rate_limited": (429, "Too many requests"),
-    "too_many_items": (422, "Too many migrations at once"),
-    "internal_error": (500, "Something unforeseen went wrong"),
-    "database_unavailable": (503, "The database does not answer"),
-    "target_unavailable": (503, "The target does not answer"),
-    "broker_unavailable": (503, "The broker does not answer"),
-}
 
 # REST framework's own codes, where ours are other words.
 _RENAMED = {"parse_error": "malformed_json", "authentication_failed": "invalid_token"}
@@ -73,7 +44,7 @@ _DRAIN_BYTES = 1024 * 1024
 class Problem:
     """What went wrong, before it is an answer.
 
-    code: a key of CODES.
+    code: a key of PROBLEMS.
     detail: what happened, what it means, what to do next.
     members: further members of the JSON object. headers: further headers of the answer.
     """
@@ -86,11 +57,11 @@ class Problem:
 
 def respond(request: HttpRequest, problem: Problem) -> HttpResponse:
     """Return the problem as an answer."""
-    status, title = CODES[problem.code]
+    kind = PROBLEMS[problem.code]
     content = {
         "type": f"urn:problem-type:async-migrations:{problem.code}",
-        "title": title,
-        "status": status,
+        "title": kind.title,
+        "status": kind.status,
         "detail": problem.detail,
         "instance": escape_uri_path(request.path),
         "code": problem.code,
@@ -99,7 +70,9 @@ def respond(request: HttpRequest, problem: Problem) -> HttpResponse:
     }
     _drain(request)
     # Plain ASCII: an error may repeat what the client sent, lone surrogates included, which UTF-8 cannot carry.
-    response = HttpResponse(json.dumps(content), status=status, content_type=MEDIA_TYPE, headers=dict(problem.headers))
+    response = HttpResponse(
+        json.dumps(content), status=kind.status, content_type=MEDIA_TYPE, headers=dict(problem.headers)
+    )
     response.headers["Cache-Control"] = "no-store"
     return response
 
@@ -108,7 +81,7 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> HttpResponse:
     """Answer any exception of a view; REST framework's EXCEPTION_HANDLER."""
     set_rollback()
     problem = problem_of(exc)
-    if CODES[problem.code][0] >= 500:
+    if PROBLEMS[problem.code].status >= 500:
         logger.error(problem.code, exc_info=exc, extra={"request_id": current_request_id()})
     request: HttpRequest = context["request"]
     return respond(getattr(request, "_request", request), problem)
@@ -218,7 +191,7 @@ def _(exc: Exception) -> Problem:
 def _(exc: exceptions.APIException) -> Problem:
     code = getattr(exc.detail, "code", exc.default_code)
     code = _RENAMED.get(code, code)
-    if code not in CODES or code == "internal_error":
+    if code not in PROBLEMS or code == "internal_error":
         return _unknown_api_error(exc)
     return Problem(code, str(exc.detail), getattr(exc, "members", {}), _headers(exc, code))
 
@@ -260,7 +233,7 @@ def too_large() -> Problem:
 
 
 def _unknown_api_error(exc: exceptions.APIException) -> Problem:
-    by_status = {status: code for code, (status, _) in reversed(CODES.items())}
+    by_status = {kind.status: code for code, kind in reversed(PROBLEMS.items())}
     code = by_status.get(exc.status_code, "internal_error")
     if code == "internal_error":
         return problem_of(Exception())

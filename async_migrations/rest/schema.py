@@ -13,8 +13,9 @@ from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiRespo
 from .. import limits
 from . import examples
 from .answers import ProblemSerializer
+from .codes import PROBLEMS
 from .filters import TEXT
-from .problems import CODES, MEDIA_TYPE
+from .problems import MEDIA_TYPE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -157,7 +158,7 @@ def documented(
     """
     keyed = request is not None
     codes = EVERYWHERE + (OF_A_KEY if keyed else ()) + problems
-    statuses = sorted({CODES[code][0] for code in codes} | set(answers))
+    statuses = sorted({PROBLEMS[code].status for code in codes} | set(answers))
     return extend_schema(
         operation_id=operation_id,
         summary=summary,
@@ -224,11 +225,11 @@ def _common_headers(statuses: list[int]) -> list[OpenApiParameter]:
 def _problem_answers(codes: tuple[str, ...]) -> dict[Any, OpenApiResponse]:
     by_status: dict[int, list[str]] = {}
     for code in codes:
-        by_status.setdefault(CODES[code][0], []).append(code)
+        by_status.setdefault(PROBLEMS[code].status, []).append(code)
     return {
         (status, MEDIA_TYPE): OpenApiResponse(
             ProblemSerializer,
-            description=". ".join(f"`{code}`: {CODES[code][1]}" for code in found),
+            description=". ".join(f"`{code}`: {PROBLEMS[code].title}" for code in found),
             examples=[_problem_example(code) for code in found],
         )
         for status, found in sorted(by_status.items())
@@ -245,18 +246,18 @@ _MEMBERS: dict[str, dict[str, Any]] = {
 
 
 def _problem_example(code: str) -> OpenApiExample:
-    status, title = CODES[code]
+    kind = PROBLEMS[code]
     value = {
         "type": f"urn:problem-type:async-migrations:{code}",
-        "title": title,
-        "status": status,
+        "title": kind.title,
+        "status": kind.status,
         "detail": "What happened this time, and what to do next.",
         "instance": "/api/async-migrations",
         "code": code,
         **_MEMBERS.get(code, {}),
         "request_id": "4f9d2c1e-6f1c-4a63-9a40-0f1f3f6a2b77",
     }
-    return OpenApiExample(code, value=value, media_type=MEDIA_TYPE, status_codes=[str(status)], response_only=True)
+    return OpenApiExample(code, value=value, media_type=MEDIA_TYPE, status_codes=[str(kind.status)], response_only=True)
 
 
 ETAG = "Changes whenever what is answered does."

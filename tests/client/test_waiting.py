@@ -15,6 +15,7 @@ from tests.client.conftest import finish, started
 from tests.conftest import eventually
 from tests.faults.proxy import Proxy
 from tests.http.conftest import begin
+from tests.test_docs import CI, block
 
 pytestmark = pytest.mark.e2e
 
@@ -53,11 +54,13 @@ def test_75_when_the_time_was_up_and_why(cli, migration):
 
 
 def test_a_line_for_each_change_and_json_a_line(cli, migration):
-    row = started(migration())
+    row = started(migration(name="shop.migrations.0002_order_customer_idx_async"))
     text, as_json = (cli.start("wait", row.pk, *more) for more in ((), ("--json",)))
     read_until(text, "STARTED")
     assert json.loads(as_json.stdout.readline())["status"] == "STARTED"
     lease = begin(row.pk)
+    lifecycle.renew(lease, phase="building index: scanning table", progress_percent=26.8, eta_seconds=35)
+    assert read_until(text, "scanning") == block("progress", CI).replace("12", str(row.pk), 1)
     blocked = [{"pid": 7, "application_name": "psql", "state": "idle in transaction", "seconds": 65}]
     counted = {"progress_done": 1, "progress_total": 4, "progress_percent": 25.0, "eta_seconds": 90}
     lifecycle.renew(lease, phase="building index", waiting_on=blocked, **counted)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.db import NotSupportedError, connection
 
@@ -9,6 +11,7 @@ from async_migrations.execution import duplicates
 from async_migrations.states import Status
 from tests.conftest import eventually
 from tests.db.conftest import carried_out, index_is_valid, kinds, query
+from tests.test_docs import ROOT, block
 
 pytestmark = pytest.mark.usefixtures("control", "book")
 
@@ -32,6 +35,16 @@ def samples(migration):
 def test_it_works(samples, concurrently) -> None:
     query("UPDATE book SET n = CASE WHEN id <= 3 THEN 42 WHEN id <= 5 THEN 7 ELSE id + 1000 END")
     assert samples("(n)", concurrently) == [{"key": {"n": "42"}, "count": 3}, {"key": {"n": "7"}, "count": 2}]
+
+
+def test_it_is_as_documented(migration) -> None:
+    query("CREATE TABLE task AS SELECT 7 AS project_id, 4 AS number FROM generate_series(1, 2)")
+    row = carried_out(
+        migration("CREATE UNIQUE INDEX CONCURRENTLY task_project_number_uniq ON task (project_id, number)")
+    )
+    query("DROP TABLE task")
+    documented = json.loads(block("error", ROOT / "docs" / "errors.md"))
+    assert row.meta["error"] == {**documented, "samples": [{"key": {"project_id": "7", "number": "4"}, "count": 2}]}
 
 
 def test_only_the_worst_are_named(samples) -> None:

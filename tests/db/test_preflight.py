@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -29,6 +31,7 @@ from tests.db.conftest import IDLE, carried_out, index_is_valid, query
 from tests.db.test_pooler import multiplexer  # noqa: F401 - a fixture
 from tests.driving import OLD_SNAPSHOT, held
 from tests.standby import Standby, asked, standby
+from tests.test_docs import PREFLIGHT, block, is_like
 
 pytestmark = pytest.mark.usefixtures("control", "book")
 
@@ -96,7 +99,7 @@ def test_the_worst_comes_first(migration) -> None:
 def test_every_finding_is_one_of_the_list() -> None:
     with pytest.raises(AssertionError):
         Finding("table", ERROR, "")
-    assert all(levels for levels in findings.CODES.values())
+    assert all(kind.levels for kind in findings.CODES.values())
 
 
 # --- tables, sizes, time ---
@@ -260,6 +263,7 @@ def test_an_old_transaction(migration, settings) -> None:
         settings.ASYNC_MIGRATIONS_PREFLIGHT_OLD_TRANSACTION_SECONDS = 0
         old = found(row, "old_transaction")
     assert (old.level, old.detail["sessions"][0]["query"]) == (WARNING, OLD_SNAPSHOT[1])
+    assert is_like(json.loads(block("finding", PREFLIGHT)), asdict(old))
 
 
 def test_an_old_transaction_without_a_snapshot_matters_where_it_holds_the_table(migration, settings) -> None:

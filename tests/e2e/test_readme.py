@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import psycopg2
 import pytest
-from django.db import connection
 
 from api import variables
 from api.processes import ROOT, Running, child_environment, run_to_end, running, wait_until_ready
@@ -144,15 +144,21 @@ def host(tmp_path):
         yield Host(tmp_path / "host", stack)
 
 
+@contextmanager
+def empty_database() -> Iterator[str]:
+    """Return the URL of a new, empty database on the tests' PostgreSQL."""
+    name = f"host_{uuid4().hex[:12]}"
+    with closing(psycopg2.connect(os.environ["DATABASE_URL"])) as server, server.cursor() as cursor:
+        server.autocommit = True
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+        yield database_named(os.environ["DATABASE_URL"], name)
+        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture
 def database(control):
-    """The URL of a new, empty database on the tests' PostgreSQL."""
-    name = f"host_{uuid4().hex[:12]}"
-    with connection.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield database_named(os.environ["DATABASE_URL"], name)
-    with connection.cursor() as cursor:
-        cursor.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with empty_database() as url:
+        yield url
 
 
 @pytest.fixture

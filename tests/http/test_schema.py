@@ -7,7 +7,8 @@ import yaml
 from django.core.management import call_command
 
 from async_migrations import limits
-from async_migrations.rest.problems import CODES, MEDIA_TYPE
+from async_migrations.rest.codes import PROBLEMS
+from async_migrations.rest.problems import MEDIA_TYPE
 
 from .conftest import assert_problem
 
@@ -76,7 +77,7 @@ def test_the_operations_keep_their_names(document):
 
 def test_every_code_is_in_the_document():
     text = (ROOT / "openapi.yaml").read_text()
-    assert [code for code in CODES if f"`{code}`" not in text] == []
+    assert [code for code in PROBLEMS if f"`{code}`" not in text] == []
 
 
 def test_every_error_of_an_operation_is_a_problem_with_an_example(operation):
