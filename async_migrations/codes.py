@@ -139,7 +139,8 @@ ERRORS: dict[str, Meaning] = {
     ),
     "read_only": Meaning(
         True,
-        "SQLSTATE 25006: the server, or the session, is read only: a standby, or what `DATABASES` still leads to behind a failover",
+        "SQLSTATE 25006: the server, or the session, is read only: a standby, or what `DATABASES` still leads to "
+        "behind a failover",
         "behind a failover nothing; else point the alias at the primary",
     ),
     "serialization_failure": Meaning(True, "40001", "nothing"),
