@@ -7,12 +7,16 @@ How large an index will be is told by the table's statistics, of a B-tree only; 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
+from django.db import connections
 from django.utils.module_loading import import_string
 
 from ..conf import conf
@@ -32,6 +36,12 @@ _AMPLE = 2.5
 _PAGE, _FILLED = 8192, 0.9 * (8192 - 40)
 _TUPLE, _POINTER = 8, 4
 _TUPLE_ID = 6  # All that is kept of a row whose key is there already.
+
+# A function that asks a provider's monitoring is given so long.
+_FUNCTION_SECONDS = 3.0
+
+# What PostgreSQL takes for the tablespace of the database.
+_DEFAULT = 0
 
 # The clocks of postmaster.pid and of pg_postmaster_start_time() are read some moments apart.
 _START_SECONDS = 60
@@ -68,6 +78,12 @@ def disk(look: Look) -> Iterator[Finding]:
             needs.setdefault(need.tablespace, []).append(need)
     for tablespace, together in needs.items():
         yield _judged(look, tablespace, together)
+
+
+def shortage(look: Look) -> Iterator[Finding]:
+    """The same where it can be known at all what is free; elsewhere nothing is asked to no end."""
+    if conf.preflight_free_bytes or _place(look, _DEFAULT):
+        yield from disk(look)
 
 
 def _judged(look: Look, tablespace: str, needs: list[_Need]) -> Finding:
@@ -158,27 +174,48 @@ class _Broken(Exception):
 
 def _free(look: Look, tablespace: int) -> tuple[int | None, str]:
     """Return the bytes that are free for a tablespace, and who says so. Raises _Broken, ExecutionError."""
-    if conf.preflight_free_bytes and (free := _asked(conf.preflight_free_bytes, look.session.alias)) is not None:
+    if conf.preflight_free_bytes and (free := _asked(conf.preflight_free_bytes, look)) is not None:
         return free, conf.preflight_free_bytes
+    place = _place(look, tablespace)
+    return (shutil.disk_usage(place).free, "disk") if place else (None, "")
+
+
+def _place(look: Look, tablespace: int) -> Path | None:
+    """Return where the server keeps a tablespace, None where that is not on this machine, or not for us to see."""
     server = look.session.one("preflight_server", tablespace=tablespace)
     if server["directory"] is None:
-        return None, ""
+        return None
     directory = Path(server["directory"])
     try:
-        if not _is_here(directory, look.session.backend.pid, server["started"]):
-            return None, ""
-        return shutil.disk_usage(directory / server["location"]).free, "disk"
-    except (OSError, ValueError, IndexError):  # Not this machine's, or not for us to see.
-        return None, ""
+        here = _is_here(directory, look.session.backend.pid, server["started"])
+        return (directory / server["location"]).resolve(strict=True) if here else None
+    except (OSError, ValueError, IndexError):
+        return None
 
 
-def _asked(path: str, alias: str) -> int | None:
+def _asked(path: str, look: Look) -> int | None:
+    """Return what the function of the project says, in a thread: one that hangs is not waited for."""
+    answers: SimpleQueue[int | Exception | None] = SimpleQueue()
+    Thread(target=_answer, args=(path, look.session.alias, answers), daemon=True).start()
+    seconds = min(_FUNCTION_SECONDS, max(0.0, look.deadline - time.monotonic()))
+    try:
+        answer = answers.get(timeout=seconds)
+    except Empty:
+        raise _Broken(f"{path} has not answered within {seconds:.1f} s") from None
+    if isinstance(answer, Exception):
+        raise _Broken(f"{path} failed: {type(answer).__name__}: {answer}"[:200]) from answer
+    return answer
+
+
+def _answer(path: str, alias: str, answers: SimpleQueue[int | Exception | None]) -> None:
     try:
         function: Callable[[str], int | None] = import_string(path)
         free = function(alias)
-        return None if free is None else int(free)
-    except Exception as exc:
-        raise _Broken(f"{path} failed: {type(exc).__name__}: {exc}"[:200]) from exc
+        answers.put(None if free is None else int(free))
+    except Exception as exc:  # The function of the project may raise anything.
+        answers.put(exc)
+    finally:
+        connections.close_all()  # Those of this thread, which nobody else would close.
 
 
 def _is_here(directory: Path, backend: int, started: float) -> bool:

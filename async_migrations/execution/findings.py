@@ -54,8 +54,8 @@ CODES: dict[str, Kind] = {
     "lint": Kind((WARNING,), "what the linter says of the SQL; `rule` and `line`"),
     "lock": Kind(
         (WARNING, INFO),
-        "which lock a statement takes and whom it blocks: `class` is `rows`, `maintenance`, or `blocking`, which is"
-        " the warning",
+        "which locks a statement takes, on what, whom it blocks and for how long, see [below](#locks); a warning if "
+        "readers or writers have to wait, or if that is not known",
     ),
     "migration_not_applied": Kind(
         (WARNING,),
@@ -85,12 +85,21 @@ CODES: dict[str, Kind] = {
         (WARNING,),
         "a prepared transaction holds a lock of the table; nothing ends it by itself",
     ),
+    "read_only": Kind(
+        (WARNING,),
+        "a role that may do the work begins with `default_transaction_read_only = on`: it is refused every change",
+    ),
     "replica_lag": Kind(
         (WARNING,),
         "a standby says that it is further behind than `ASYNC_MIGRATIONS_THROTTLE_REPLICA_LAG_SECONDS`. One whose "
         "replay stands still says nothing",
     ),
     "rows": Kind((INFO,), "how many rows a backfill is to change, by the statistics"),
+    "settings_in_force": Kind(
+        (INFO,),
+        "role or database set `maintenance_work_mem` or `search_path`, and the work goes by that; see "
+        "[below](#settings-of-roles)",
+    ),
     "settings_overridden": Kind(
         (INFO,),
         "role, database or server set timeouts that would end the work; the worker's session overrides them",

@@ -19,14 +19,16 @@ from .statements import Effect, Statement
 class Look:
     """One look at a target, for one migration.
 
-    statements: what is still to be done, in order. definition: of a backfill. tables: name of each table that was found
-    so far to its oid. role: that this process has in the target, before the migration sets any. may_be_the_workers:
-    whether the workers may have the same role; False where it lacks what each of them needs.
+    deadline: on the monotonic clock, until when it is to have ended. statements: what is still to be done, in order.
+    definition: of a backfill. tables: name of each table that was found so far to its oid. role: that this process has
+    in the target, before the migration sets any. may_be_the_workers: whether the workers may have the same role; False
+    where it lacks what each of them needs.
     """
 
     session: Session
     migration: AsyncMigrationStatus
     direction: str
+    deadline: float
     statements: tuple[Statement, ...] = ()
     definition: Definition | None = None
     tables: dict[str, int] = field(default_factory=dict)

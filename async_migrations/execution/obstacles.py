@@ -14,25 +14,11 @@ from ..errors import ExecutionError
 from . import duplicates, verify
 from .findings import ERROR, INFO, WARNING, Finding
 from .look import Look, forbidden
-from .statements import Effect, Index, IndexAction, Lock, Statement, subjects
+from .statements import Index, IndexAction, Statement, subjects
 
 # What a role needs on the table of a statement that begins with this word.
 _NEEDED = {"CREATE": ("OWNER", "CREATE"), "DROP": ("OWNER",), "ALTER": ("OWNER",)} | {
     word: (word,) for word in ("INSERT", "UPDATE", "DELETE", "TRUNCATE")
-}
-
-_LOCKS = {
-    Lock.ROWS: (INFO, "locks the rows that it changes, until it commits: whoever changes the same rows waits for it"),
-    Lock.MAINTENANCE: (
-        INFO,
-        "takes SHARE UPDATE EXCLUSIVE: it blocks no reader and no writer, but ALTER TABLE, VACUUM and other builds on "
-        "the table",
-    ),
-    Lock.BLOCKING: (
-        WARNING,
-        "may take up to ACCESS EXCLUSIVE: from when it has the lock until it ends, writers of the table wait, and with "
-        "most statements readers too. A lock_timeout keeps it from making them wait for longer before",
-    ),
 }
 
 
@@ -194,14 +180,6 @@ def duplicate_keys(look: Look, statement: Statement) -> Iterator[Finding]:
             )
 
 
-def lock(look: Look, statement: Statement) -> Iterator[Finding]:
-    """Which lock a statement takes, and whom it blocks."""
-    if statement.effect is not Effect.SESSION:
-        level, words = _LOCKS[statement.lock]
-        detail = {"statement": statement.number, "sql": statement.summary, "class": statement.lock.name.lower()}
-        yield Finding("lock", level, f"Statement {statement.number} {words}.", detail)
-
-
 # --- of a backfill ---------------------------------------------------------------------------------------------------
 
 
@@ -225,6 +203,13 @@ def table_of_backfill(look: Look) -> Iterator[Finding]:
     elif missing:
         message = f"The backfill needs {_in_words(missing, row['table'])}, which {row['role']} has not."
         yield Finding("not_allowed", ERROR, message, _privileges(row, missing), _ALLOW)
+
+
+def condition_of_backfill(look: Look) -> Iterator[Finding]:
+    """Whether PostgreSQL can read which rows are meant, where it is not all of them."""
+    assert look.definition is not None
+    if look.definition.where:
+        yield from rows_of_backfill(look)
 
 
 def rows_of_backfill(look: Look) -> Iterator[Finding]:

@@ -20,9 +20,9 @@ from .. import states
 from ..errors import ExecutionError, InvalidDefinition, PreflightFailed
 from ..models import AsyncMigrationStatus
 from ..states import Direction, Kind, Status
-from . import estimate, obstacles, surroundings
+from . import estimate, locks, obstacles, surroundings
 from .definition import Definition, definition_of
-from .disk import disk
+from .disk import disk, shortage
 from .findings import CODES, ERROR, INFO, WARNING, Finding
 from .lint import lint
 from .look import Look, forbidden, unseen
@@ -58,30 +58,47 @@ _WORST_FIRST = {ERROR: 0, WARNING: 1, INFO: 2}
 
 Check = Callable[..., Iterator[Finding]]
 
+# What may take all the time that it is given: it gets what is left to the millisecond.
+_COSTLY = (obstacles.duplicate_keys, disk, shortage)
+
 
 class Checks(NamedTuple):
-    """What is looked for: before anything is set, of each statement, of a backfill, and of the target at the end."""
+    """What is looked for, in this order.
+
+    before: before anything is set. of_statement: of each statement. of_index: of each that is about an index.
+    of_backfill: of a backfill. of_indexes: of all indexes together. of_target: at the end.
+    """
 
     before: tuple[Check, ...]
     of_statement: tuple[Check, ...]
+    of_index: tuple[Check, ...]
     of_backfill: tuple[Check, ...]
+    of_indexes: tuple[Check, ...]
     of_target: tuple[Check, ...]
 
 
-#: The errors that can be seen at once, in milliseconds.
-_QUICK = Checks((), (obstacles.tables_and_privileges, obstacles.indexes), (obstacles.table_of_backfill,), ())
+#: Whatever can be an error. A statement is asked nothing that does not concern it: somebody waits for it to begin.
+_ERRORS = Checks(
+    (),
+    (obstacles.tables_and_privileges,),
+    (obstacles.indexes, obstacles.duplicate_keys),
+    (obstacles.table_of_backfill, obstacles.condition_of_backfill),
+    (shortage,),
+    (),
+)
 _ALL = Checks(
     (surroundings.django_migration,),
-    (*_QUICK.of_statement, obstacles.duplicate_keys, obstacles.lock, estimate.duration),
-    (*_QUICK.of_backfill, obstacles.rows_of_backfill, estimate.duration_of_backfill),
+    (*_ERRORS.of_statement, locks.lock),
+    (*_ERRORS.of_index, estimate.duration),
+    (obstacles.table_of_backfill, obstacles.rows_of_backfill, locks.lock_of_backfill, estimate.duration_of_backfill),
+    (disk,),
     (
         estimate.sizes,
         surroundings.busy,
         surroundings.old_transactions,
         surroundings.prepared_transactions,
         surroundings.replicas,
-        surroundings.overridden_settings,
-        disk,
+        surroundings.role_settings,
         lint,
     ),
 )
@@ -101,7 +118,7 @@ def look(migration: AsyncMigrationStatus, direction: str | None = None) -> list[
 
 
 def require(migration: AsyncMigrationStatus) -> None:
-    """Raise PreflightFailed if an error stands in the way of going forwards, as far as that is seen in a moment.
+    """Raise PreflightFailed if an error stands in the way of going forwards, as far as _QUICK_SECONDS show it.
 
     What is under way or FINISHED is let pass, and so is what cannot be looked at from here: the worker finds out.
     """
@@ -121,7 +138,7 @@ class Looks:
         if migration.status not in states.RUN.sources or migration.database in self._away or left <= 0:
             return
         look = _Preflight(migration, Direction.FORWARDS, left)
-        errors = [each for each in look.findings(_QUICK) if each.level == ERROR]
+        errors = [each for each in look.findings(_ERRORS) if each.level == ERROR]
         if look.away:
             self._away.add(migration.database)
         if errors:
@@ -140,14 +157,15 @@ class _Preflight:
         self.migration, self.direction = migration, direction
         self.deadline = time.monotonic() + seconds
         self.away = False  # Whether the target could not be reached at all.
-        self.limited = 0  # Seconds that a question may take now, as the session has been told.
+        self.limited = 0.0  # Seconds that a question may take now, as the session has been told.
 
     def findings(self, checks: Checks) -> list[Finding]:
         """Return what the checks find. Raises nothing for a target that is away."""
         try:
             statements, definition = self._read()
             with _session(self.migration.database) as session:
-                return list(self._each(checks, Look(session, self.migration, self.direction, statements, definition)))
+                look = Look(session, self.migration, self.direction, self.deadline, statements, definition)
+                return list(self._each(checks, look))
         except InvalidDefinition as exc:
             hint = "Correct the migration file and migrate again."
             return [Finding("invalid_definition", ERROR, str(exc), hint=hint)]
@@ -173,17 +191,20 @@ class _Preflight:
         for check in first:
             yield from self._asked(check, look)
         for statement in look.statements:
-            for check in (_set,) if statement.effect is Effect.SESSION else checks.of_statement:
+            of_index = checks.of_index if statement.indexes else ()
+            for check in (_set,) if statement.effect is Effect.SESSION else (*checks.of_statement, *of_index):
                 yield from self._asked(check, look, statement)
-        for check in checks.of_backfill if look.definition else ():
-            yield from self._asked(check, look)
-        for check in checks.of_target:
+        of_backfill = checks.of_backfill if look.definition else ()
+        of_indexes = checks.of_indexes if any(statement.indexes for statement in look.statements) else ()
+        for check in (*of_backfill, *of_indexes, *checks.of_target):
             yield from self._asked(check, look)
 
     def _asked(self, check: Check, look: Look, *about: Any) -> Iterator[Finding]:
         """Yield what a check finds; that it could not look is a finding too."""
         name = check.__name__.strip("_")
-        left = min(_QUESTION_SECONDS, ceil(self.deadline - time.monotonic()))
+        exactly = self.deadline - time.monotonic()
+        # Whole seconds for what takes milliseconds: what is set already need not be set again.
+        left = min(_QUESTION_SECONDS, exactly if check in _COSTLY else ceil(exactly))
         if left <= 0:
             yield unseen(name, "the time for the whole look was up", "statement_cancelled")
             return
@@ -191,7 +212,7 @@ class _Preflight:
             if left != self.limited:
                 look.session.limit(left, _LOCK_SECONDS)
             # What the migration sets may be one of the limits.
-            self.limited = 0 if check in (_set, _set_options) else left
+            self.limited = 0.0 if check in (_set, _set_options) else left
             yield from check(look, *about)
         except ExecutionError as error:
             if error.code == "not_allowed":

@@ -167,8 +167,7 @@ def subjects(statement: Statement) -> tuple[str, tuple[Identifier, ...]]:
 
     Only what can be told from the beginning of its text: there are none where it is about something else.
     """
-    tokens = _Dialect().tokenize(statement.text)
-    words = ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
+    tokens, words = read(statement.text)
     head = words[0]
     if statement.relations or statement.indexes:
         return head, statement.relations or tuple(index.table or index.name for index in statement.indexes)
@@ -176,7 +175,13 @@ def subjects(statement: Statement) -> tuple[str, tuple[Identifier, ...]]:
     about_a_table = head in {"UPDATE", "DELETE", "INSERT", "TRUNCATE"} or words[:2] == ["ALTER", "TABLE"]
     if not about_a_table or "EXISTS" in words[:at] or at == len(words):
         return head, ()
-    return head, (_name(tokens, at)[0],)
+    return head, (name_at(tokens, at)[0],)
+
+
+def read(text: str) -> tuple[list[Token], list[str]]:
+    """Return the tokens of a statement, and of each its word in capitals; none of what is quoted."""
+    tokens = _Dialect().tokenize(text)
+    return tokens, _words(tokens)
 
 
 _BEFORE_A_TABLE = {"TABLE", "INTO", "FROM", "ONLY", "IF", "EXISTS"}
@@ -220,8 +225,12 @@ def _is(token: Token, word: str) -> bool:
 _QUOTED = {TokenType.IDENTIFIER, TokenType.STRING, TokenType.HEREDOC_STRING, TokenType.BYTE_STRING}
 
 
+def _words(tokens: list[Token]) -> list[str]:
+    return ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
+
+
 def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: bool) -> Statement:
-    words = ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
+    words = _words(tokens)
     head, pair = words[0], " ".join(words[:2])
     _refuse(number, words, pair)
     indexes = _indexes(number, sql, tokens, words)
@@ -285,7 +294,7 @@ def _indexes(number: int, sql: str, tokens: list[Token], words: list[str]) -> tu
     if head == "DROP" and words[1:2] == ["INDEX"]:
         return tuple(_dropped(tokens, words))
     if head == "REINDEX" and "INDEX" in words and not _outside([word for word in words if word != "CONCURRENTLY"]):
-        name, _ = _name(tokens, _after(words, words.index("INDEX") + 1, "CONCURRENTLY"))
+        name, _ = name_at(tokens, _after(words, words.index("INDEX") + 1, "CONCURRENTLY"))
         return (Index(IndexAction.REINDEX, name, "CONCURRENTLY" in words),)
     return ()
 
@@ -301,10 +310,10 @@ def _created(number: int, sql: str, tokens: list[Token], words: list[str]) -> In
             f"Statement {number} creates an index without a name. Give it one: without, nobody can tell what a worker "
             "that died left behind, and nothing could drop it again."
         )
-    name, at = _name(tokens, at)
+    name, at = name_at(tokens, at)
     if words[at : at + 1] != ["ON"]:
         raise InvalidDefinition(f"Statement {number} is CREATE INDEX without ON and a table.")
-    table, at = _name(tokens, _after(words, at + 1, "ONLY"))
+    table, at = name_at(tokens, _after(words, at + 1, "ONLY"))
     return Index(
         IndexAction.CREATE,
         Identifier(name.name, table.schema),
@@ -323,7 +332,7 @@ def _dropped(tokens: list[Token], words: list[str]) -> Iterator[Index]:
     tolerant = words[at : at + 2] == ["IF", "EXISTS"]
     at += 2 if tolerant else 0
     while at < len(tokens) and words[at] not in {"CASCADE", "RESTRICT"}:
-        name, at = _name(tokens, at)
+        name, at = name_at(tokens, at)
         yield Index(IndexAction.DROP, name, concurrently, tolerant=tolerant)
         at = _after(words, at, ",")
 
@@ -337,7 +346,7 @@ def _relations(tokens: list[Token], words: list[str], indexes: tuple[Index, ...]
     while at < len(words) and (words[at] in _BEFORE_A_RELATION or words[at] == "("):
         at = words.index(")", at) + 1 if words[at] == "(" and ")" in words[at:] else at + 1
     while at < len(words) and words[0] != "REFRESH":
-        name, at = _name(tokens, at)
+        name, at = name_at(tokens, at)
         yield name
         if words[at : at + 1] != [","]:
             return
@@ -355,7 +364,7 @@ def _after(words: list[str], at: int, word: str) -> int:
 _FOLDED = str.maketrans(ascii_uppercase, ascii_lowercase)
 
 
-def _name(tokens: list[Token], at: int) -> tuple[Identifier, int]:
+def name_at(tokens: list[Token], at: int) -> tuple[Identifier, int]:
     """Read a name with its optional schema; unquoted parts are folded as PostgreSQL does in UTF-8: A to Z, no other."""
     parts = []
     while at < len(tokens):

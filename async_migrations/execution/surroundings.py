@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from django.apps import apps
 from django.db.migrations.loader import MigrationLoader
@@ -15,6 +16,11 @@ from .statements import Effect, Lock
 
 # With what a session may begin that would end a statement early, for the worker's sets each to 0.
 _TIMEOUTS = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout", "transaction_timeout")
+
+# What a session goes by, for the worker leaves it as it finds it.
+_IN_FORCE = ("maintenance_work_mem", "search_path")
+_READ_ONLY = "default_transaction_read_only"
+_ON = {"on", "true", "yes", "1"}
 
 _STATISTICS = "Grant pg_read_all_stats to the role of this process, or go without."
 
@@ -90,12 +96,34 @@ def replicas(look: Look) -> Iterator[Finding]:
         )
 
 
-def overridden_settings(look: Look) -> Iterator[Finding]:
-    """Which timeouts of the role would end the work, were they not overridden."""
-    if settings := look.session.all("preflight_settings", names=list(_TIMEOUTS)):
-        named = ", ".join(f"{row['name']} = {row['value']}" for row in settings)
-        message = f"Role, database or server set {named}; the worker's session overrides that."
-        yield Finding("settings_overridden", INFO, message, {row["name"]: row["value"] for row in settings})
+def role_settings(look: Look) -> Iterator[Finding]:
+    """What the roles that may do the work begin their sessions with, as far as it matters to the work."""
+    rows = look.session.all(
+        "preflight_settings",
+        names=[*_TIMEOUTS, *_IN_FORCE, _READ_ONLY],
+        timeouts=list(_TIMEOUTS),
+        tables=list(look.tables.values()),
+        role=conf.preflight_role,
+    )
+    if overridden := [row for row in rows if row["name"] in _TIMEOUTS and row["value"] != "0"]:
+        message = f"Role, database or server set {_in_words(overridden)}; the worker's session overrides that."
+        yield Finding("settings_overridden", INFO, message, {"settings": overridden})
+    if in_force := [row for row in rows if row["name"] in _IN_FORCE]:
+        message = f"Role or database set {_in_words(in_force)}; the work goes by it, unless the migration sets its own."
+        yield Finding("settings_in_force", INFO, message, {"settings": in_force})
+    if read_only := [row for row in rows if row["name"] == _READ_ONLY and row["value"].lower() in _ON]:
+        yield Finding(
+            "read_only",
+            WARNING,
+            f"Role or database set {_in_words(read_only)}: a worker with such a role is refused every change.",
+            {"settings": read_only},
+            f"ALTER ROLE ... SET {_READ_ONLY} = off for the role that the workers connect as.",
+        )
+
+
+def _in_words(settings: list[dict[str, Any]]) -> str:
+    named = (f"{row['name']} = {row['value']} ({', '.join(row['roles'] or ['all roles'])})" for row in settings)
+    return "; ".join(named)
 
 
 def django_migration(look: Look) -> Iterator[Finding]:

@@ -34,9 +34,9 @@ class ControlPlane:
         """Return a migration as it is now, with its SQL."""
         return self._ask("GET", f"/api/async-migrations/{pk}")
 
-    def ask(self, verb: str, pk: int) -> Row:
+    def ask(self, verb: str, pk: int, **body: Any) -> Row:
         """POST one of the verbs, such as run or rollback, and return the row as it is then."""
-        return self._ask("POST", f"/api/async-migrations/{pk}/{verb}")
+        return self._ask("POST", f"/api/async-migrations/{pk}/{verb}", json=body or None)
 
     def tune(self, pk: int, values: dict[str, Any]) -> Row:
         """PATCH what wins over the options of the file, and return the row as it is then."""

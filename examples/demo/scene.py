@@ -17,10 +17,11 @@ Proof = tuple[bool, str]
 class Scene:
     """What the proofs of an act look at: the database, what was loaded, and the row at the end of the act.
 
-    seen: what was found out in the course of the act.
+    database_url: where connection leads. seen: what was found out in the course of the act.
     """
 
     connection: psycopg2.extensions.connection
+    database_url: str
     loaded: Loaded
     row: Row = field(default_factory=dict)
     seen: list[Proof] = field(default_factory=list)

@@ -14,7 +14,7 @@ import psycopg2
 
 from . import rows
 from .control_plane import ControlPlane, Row, control_plane
-from .database import in_one_line
+from .database import in_one_line, operators_may_force
 from .errors import CannotGoOn
 from .service import Door
 
@@ -134,9 +134,12 @@ def _told(begun: tuple[str, ...]) -> str:
 def _bring_up(database_url: str, control: ControlPlane) -> tuple[str, ...]:
     """Have everything that is over when the page is first seen; return what is to be put in line then."""
     _load(database_url)
-    for verb, name in _OVER:
-        control.ask(verb, pk := _pk(control, name))
-        control.wait(pk, EVERY)
+    with operators_may_force(database_url):
+        for verb, name in _OVER:
+            # The preflight sees the duplicates of this one, and nobody sees an ERROR that is not there.
+            forced = {"force": True} if name == UNIQUE else {}
+            control.ask(verb, pk := _pk(control, name), **forced)
+            control.wait(pk, EVERY)
     _pause_in_the_middle(control)
     control.tune(_pk(control, CHECKSUM), _SLOWLY)
     return _LIVE

@@ -55,7 +55,7 @@ def play(amount: int, screen: Screen) -> bool:
         alone = _alone(client, screen)
         _record(where, screen)
         connection = stack.enter_context(closing(where.connect()))
-        played = _play_acts(door, client, Scene(connection, loaded), screen)
+        played = _play_acts(door, client, Scene(connection, where.database_url, loaded), screen)
         client.settle(played[-1].ended)
         windows = [client.window(act.began, act.ended) for act in played]
     return _summary(alone, played, windows, screen)

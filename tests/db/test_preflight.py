@@ -23,6 +23,7 @@ from async_migrations.errors import PreflightFailed
 from async_migrations.execution import findings, preflight
 from async_migrations.execution.definition import update_text
 from async_migrations.execution.findings import ERROR, INFO, WARNING, Finding
+from async_migrations.execution.session import Session
 from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationStatus
 from async_migrations.states import Kind, Status
@@ -465,12 +466,55 @@ def test_what_the_role_cannot_see_is_not_said_to_be_missing(migration) -> None:
 def test_timeouts_of_the_role_are_overridden(migration) -> None:
     row = migration(BUILD)
     query("ALTER ROLE CURRENT_USER SET statement_timeout = '7s'")
+    ((role,),) = query("SELECT current_user")
     try:
         overridden = found(row, "settings_overridden")
-        assert (overridden.level, overridden.detail) == (INFO, {"statement_timeout": "7000ms"})
+        timeout = {"name": "statement_timeout", "value": "7s", "roles": [role]}
+        assert (overridden.level, overridden.detail) == (INFO, {"settings": [timeout]})
     finally:
         query("ALTER ROLE CURRENT_USER RESET statement_timeout")
     assert "settings_overridden" not in codes(row)
+
+
+@pytest.fixture
+def staff(book: None) -> Iterator[None]:
+    """Roles: one that owns the table and cannot log in, a worker that is a member of it and can, and a stranger."""
+    query("CREATE ROLE book_keeper; CREATE ROLE book_worker LOGIN IN ROLE book_keeper; CREATE ROLE book_stranger LOGIN")
+    query("ALTER TABLE book OWNER TO book_keeper")
+    try:
+        yield
+    finally:
+        query("ALTER TABLE book OWNER TO CURRENT_USER")
+        query("DROP ROLE book_worker, book_stranger, book_keeper")
+
+
+@pytest.mark.usefixtures("staff")
+def test_settings_of_whoever_may_do_the_work_are_told(migration, settings) -> None:
+    row = migration(BUILD)
+    for role, memory in (("book_worker", "1GB"), ("book_stranger", "2GB"), ("book_keeper", "3GB")):
+        query(f"ALTER ROLE {role} SET maintenance_work_mem = '{memory}'")
+
+    def told() -> dict[str, Any]:
+        (setting,) = found(row, "settings_in_force").detail["settings"]
+        return dict(setting)
+
+    assert told() == {"name": "maintenance_work_mem", "value": "1GB", "roles": ["book_worker"]}
+    ((database,),) = query("SELECT current_database()")
+    query(f"ALTER ROLE book_worker IN DATABASE \"{database}\" SET maintenance_work_mem = '4GB'")
+    assert told()["value"] == "4GB"
+    settings.ASYNC_MIGRATIONS_PREFLIGHT_ROLE = "book_stranger"
+    assert told() == {"name": "maintenance_work_mem", "value": "2GB", "roles": ["book_stranger"]}
+
+
+@pytest.mark.usefixtures("staff")
+def test_a_role_that_may_only_read_is_a_warning(migration) -> None:
+    row = migration(BUILD)
+    query("ALTER ROLE book_stranger SET default_transaction_read_only = on")
+    query("ALTER ROLE book_worker SET default_transaction_read_only = off")
+    assert "read_only" not in codes(row)
+    query("ALTER ROLE book_worker SET default_transaction_read_only = on")
+    warned = found(row, "read_only")
+    assert (warned.level, warned.detail["settings"][0]["roles"]) == (WARNING, ["book_worker"])
 
 
 def test_a_pooler_in_between(migration, multiplexer) -> None:  # noqa: F811
@@ -660,8 +704,63 @@ def test_a_run_forwards_is_looked_at_forwards(migration) -> None:
     assert asking.ask("run", row.pk, Origin("test")).changed
 
 
-def test_a_run_does_not_look_for_what_takes_its_time(migration) -> None:
-    assert asking.ask("run", migration(UNIQUE).pk, Origin("test")).changed
+def test_a_run_is_not_refused_for_what_could_not_be_seen_in_time(migration, monkeypatch) -> None:
+    monkeypatch.setattr(preflight, "_QUICK_SECONDS", 0.5)
+    query(
+        "CREATE FUNCTION slowly(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(0.1); RETURN $1; END'"
+    )
+    try:
+        row = migration("CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (slowly(n))")
+        assert asking.ask("run", row.pk, Origin("test")).changed
+    finally:
+        query("DROP FUNCTION slowly")
+
+
+def test_a_run_is_not_refused_while_the_table_is_locked(migration) -> None:
+    row = migration(UNIQUE)
+    with held("BEGIN", "LOCK TABLE book"):
+        preflight.require(row)
+    with pytest.raises(PreflightFailed):
+        preflight.require(row)
+
+
+def hangs(alias: str) -> int:
+    """Say nothing for a minute."""
+    time.sleep(60)
+    return 1
+
+
+def test_a_run_is_not_refused_for_a_monitoring_that_hangs(migration, settings, monkeypatch) -> None:
+    query("ANALYZE book")
+    monkeypatch.setattr(preflight, "_QUICK_SECONDS", 0.5)
+    settings.ASYNC_MIGRATIONS_PREFLIGHT_FREE_BYTES = f"{__name__}.hangs"
+    preflight.require(migration(BUILD))
+
+
+@pytest.mark.parametrize(
+    ("sql", "further"),
+    [
+        ("SELECT 1", []),
+        ("UPDATE book SET n = 1", ["preflight_subject"]),
+        ("ALTER TABLE book ADD x int", ["preflight_subject"]),
+        ("SET search_path = public; SELECT 1", ["SET search_path = public", "limits"]),
+        ("SELECT 1; SET search_path = public", ["SET search_path = public"]),
+    ],
+)
+def test_a_run_asks_nothing_that_does_not_concern_it(migration, monkeypatch, sql, further) -> None:
+    monkeypatch.setattr(preflight, "_QUICK_SECONDS", 60)
+    row, asked = migration(sql), []
+    for name in ("all", "execute", "select", "set", "change"):
+        method = getattr(Session, name)
+
+        def spied(session: Session, what: str, *args: Any, method: Any = method, **kwargs: Any) -> Any:
+            asked.append(what)
+            return method(session, what, *args, **kwargs)
+
+        monkeypatch.setattr(Session, name, spied)
+    preflight.require(row)
+    assert asked == ["backend", "limits", "preflight_role", "limits", *further]
 
 
 # --- its session ---

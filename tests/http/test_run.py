@@ -12,6 +12,7 @@ from django.db import connections, transaction
 
 from async_migrations import lifecycle
 from async_migrations.states import Status
+from tests.db.conftest import book, query  # noqa: F401 - a fixture
 
 from .conftest import ORIGIN, assert_problem, begin
 
@@ -256,6 +257,42 @@ def test_who_may_force_runs_it_all_the_same(allowed, doomed):
     response = allowed.post(url(row.pk), {"force": True}, content_type="application/json")
     assert (response.status_code, response.json()["status"]) == (202, "STARTED")
     assert row.events.last().detail == {"forced": True}
+
+
+def full(alias):
+    """Say that a byte is free."""
+    return 1
+
+
+UNIQUE = {"sql_forwards": "CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)"}
+INDEX = {"sql_forwards": "CREATE INDEX CONCURRENTLY book_title_idx ON book (title)"}
+BACKFILL = {
+    "kind": "backfill",
+    "sql_forwards": "UPDATE book SET n = 1 WHERE colour = 0 AND {batch}",
+    "options": {"table": "book", "where": "colour = 0"},
+}
+
+
+@pytest.mark.usefixtures("control", "book")
+@pytest.mark.parametrize(
+    ("fields", "code", "named"),
+    [
+        (UNIQUE, "duplicate_key", "samples"),
+        (INDEX, "disk_space", "free_bytes"),
+        (BACKFILL, "invalid_statement", "where"),
+    ],
+)
+def test_whatever_is_an_error_of_the_preflight_refuses_it(allowed, migration, settings, fields, code, named):
+    query("ANALYZE book")
+    row = migration(**fields)
+    if code == "disk_space":
+        assert allowed.post(url(migration(**fields).pk), content_type="application/json").status_code == 202
+        settings.ASYNC_MIGRATIONS_PREFLIGHT_FREE_BYTES = f"{__name__}.full"
+    problem = assert_problem(allowed.post(url(row.pk), content_type="application/json"), 409, "preflight_failed")
+    (found,) = problem["findings"]
+    assert (found["code"], found["level"]) == (code, "error")
+    assert found["detail"][named]
+    assert allowed.post(url(row.pk), {"force": True}, content_type="application/json").status_code == 202
 
 
 @pytest.mark.parametrize("status", [Status.STARTED, Status.IN_PROGRESS, Status.FINISHED])

@@ -162,12 +162,95 @@ GROUP BY p.gid, p.owner, p.prepared
 ORDER BY p.prepared LIMIT 5
 
 -- preflight_settings --
--- What this role and database begin a session with, before we set it to 0.
-SELECT name, reset_val || coalesce(unit, '') AS value FROM pg_settings
-WHERE name = ANY (%(names)s) AND reset_val <> '0' ORDER BY name
+-- What the roles that may do the work begin a session with: the most particular of each, as a login takes it. And with
+-- which timeouts our own began, before we set them to 0, where neither its role nor the database say so: the server does.
+WITH workers AS (
+    SELECT r.oid, r.rolname
+    FROM pg_roles AS r
+    WHERE CASE WHEN %(role)s IS NOT NULL THEN r.rolname = %(role)s
+               ELSE r.rolcanlogin AND (r.rolsuper OR (SELECT bool_and(pg_has_role(r.oid, c.relowner, 'MEMBER'))
+                                                      FROM pg_class AS c WHERE c.oid = ANY (%(tables)s::oid[]))) END
+), given AS (
+    SELECT s.setrole, s.setdatabase, split_part(pair, '=', 1) AS name, substr(pair, strpos(pair, '=') + 1) AS value
+    FROM pg_db_role_setting AS s
+    CROSS JOIN unnest(s.setconfig) AS pair
+    WHERE s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+), taken AS (
+    SELECT DISTINCT ON (w.oid, g.name) w.rolname, g.name, g.value
+    FROM workers AS w
+    JOIN given AS g ON g.setrole IN (0, w.oid)
+    WHERE g.name = ANY (%(names)s)
+    ORDER BY w.oid, g.name, g.setrole = 0, g.setdatabase = 0
+)
+SELECT name, value, array_agg(rolname::text ORDER BY rolname) AS roles FROM taken GROUP BY name, value
+UNION ALL
+SELECT s.name, s.reset_val || coalesce(s.unit, ''), NULL
+FROM pg_settings AS s
+WHERE s.name = ANY (%(timeouts)s) AND s.reset_val <> '0'
+  AND NOT EXISTS (SELECT FROM given AS g
+                  JOIN pg_roles AS r ON r.rolname = session_user
+                  WHERE g.name = s.name AND g.setrole IN (0, r.oid))
+ORDER BY name, value
 
 -- preflight_applied --
 SELECT EXISTS (SELECT FROM django_migrations WHERE app = %(app)s AND name = %(name)s) AS applied
 
 -- preflight_version --
 SELECT current_setting('server_version_num')::int / 10000 AS major
+
+-- preflight_locked --
+-- What a lock is about, seen from a name, and how many partitions or children are below it. This locks nothing.
+WITH RECURSIVE it AS (
+    SELECT to_regclass(%(name)s)::oid AS oid
+), truncated (oid) AS (
+    SELECT oid FROM it
+    UNION
+    SELECT f.conrelid
+    FROM pg_constraint AS f
+    JOIN truncated ON f.confrelid = truncated.oid
+    WHERE f.contype = 'f' AND %(of)s = 'TRUNCATED'
+), keys AS (
+    SELECT f.conrelid, f.confrelid, f.conname, f.conindid, f.conkey, f.confkey
+    FROM pg_constraint AS f
+    JOIN it ON it.oid IN (f.conrelid, f.confrelid)
+    WHERE f.contype = 'f' AND %(of)s IN ('REFERENCED', 'REFERENCING')
+), meant (oid) AS (
+    SELECT oid FROM truncated WHERE %(of)s IN ('ITSELF', 'TRUNCATED')
+    UNION
+    SELECT i.indrelid FROM pg_index AS i JOIN it ON i.indexrelid = it.oid WHERE %(of)s = 'TABLE'
+    UNION
+    SELECT i.indexrelid FROM pg_index AS i JOIN it ON i.indrelid = it.oid WHERE %(of)s = 'INDEXES'
+    UNION
+    SELECT nullif(unnest(ARRAY[p.partrelid, p.partdefid]), 0)
+    FROM pg_inherits AS h
+    JOIN it ON h.inhrelid = it.oid
+    JOIN pg_partitioned_table AS p ON p.partrelid = h.inhparent
+    WHERE %(of)s = 'PARENT'
+    UNION
+    SELECT nullif(p.partdefid, 0) FROM pg_partitioned_table AS p JOIN it ON p.partrelid = it.oid WHERE %(of)s = 'DEFAULT'
+    UNION
+    SELECT k.confrelid
+    FROM keys AS k
+    JOIN it ON k.conrelid = it.oid
+    WHERE %(of)s = 'REFERENCED' AND (%(constraint)s IS NULL OR k.conname = %(constraint)s)
+      AND (%(column)s IS NULL OR k.conkey && ARRAY(SELECT a.attnum FROM pg_attribute AS a
+                                                    WHERE a.attrelid = it.oid AND a.attname = %(column)s))
+    UNION
+    SELECT k.conrelid
+    FROM keys AS k
+    JOIN it ON k.confrelid = it.oid
+    WHERE %(of)s = 'REFERENCING'
+      AND (%(constraint)s IS NULL OR k.conindid = (SELECT c.conindid FROM pg_constraint AS c
+                                                   WHERE c.conrelid = it.oid AND c.conname = %(constraint)s))
+      AND (%(column)s IS NULL OR k.confkey && ARRAY(SELECT a.attnum FROM pg_attribute AS a
+                                                     WHERE a.attrelid = it.oid AND a.attname = %(column)s))
+)
+SELECT meant.oid::regclass::text AS relation,
+       (WITH RECURSIVE family (oid) AS (
+            SELECT h.inhrelid FROM pg_inherits AS h WHERE h.inhparent = meant.oid
+            UNION
+            SELECT h.inhrelid FROM pg_inherits AS h JOIN family ON h.inhparent = family.oid
+        ) SELECT count(*) FILTER (WHERE %(below)s) FROM family) AS below
+FROM meant
+WHERE meant.oid IS NOT NULL
+ORDER BY relation
