@@ -18,7 +18,8 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.debug import SafeExceptionReporterFilter
 from django.views.decorators.csrf import csrf_exempt
 
-from async_migrations.rest.problems import CODES, Problem, problem_of, respond
+from async_migrations.rest.codes import PROBLEMS
+from async_migrations.rest.problems import Problem, problem_of, respond
 
 
 class Discreet(SafeExceptionReporterFilter):
@@ -72,8 +73,8 @@ def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
 def _tell(request: HttpRequest, problem: Problem) -> HttpResponse:
     if _wants_problem(request):
         return respond(request, problem)
-    status, title = CODES[problem.code]
-    return _page(status, title, problem.detail, headers=problem.headers)
+    kind = PROBLEMS[problem.code]
+    return _page(kind.status, kind.title, problem.detail, headers=problem.headers)
 
 
 def _page(

@@ -59,6 +59,7 @@ RUNNERS = {
     "docs/preflight.md": {
         "tests/e2e/test_documents.py": {"look", "shop/monitoring.py"},
         "tests/db/test_preflight.py": {"finding"},
+        "tests/db/test_locks.py": {"locks"},
     },
     "docs/security.md": {
         "tests/e2e/test_documents.py": {"scoped token", "revoke"},

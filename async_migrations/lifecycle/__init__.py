@@ -9,6 +9,7 @@ from .figures import UnderWay, counts, counts_up_to, held_for, under_way, waits
 from .gate import Verdict, Wanted, judge, survey
 from .hold import changing_holds, databases, held, holds, holds_in_force, lift_hold, set_hold
 from .leases import (
+    Asked,
     cancelled,
     claim,
     claim_first,
@@ -31,6 +32,7 @@ from .verbs import cancel, foresee, pause, resume, rollback, run
 
 __all__ = [
     "Answer",
+    "Asked",
     "Channel",
     "Lease",
     "Origin",

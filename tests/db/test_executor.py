@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import psycopg2
 import pytest
@@ -188,7 +189,7 @@ def test_what_nobody_can_look_up_is_never_run_again_unasked(migration, settings)
         with psycopg2.connect(**connection.get_connection_params()) as other, other.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(4711)")
             worker.start()
-            eventually(lambda again=again: query("SELECT DISTINCT n FROM book") == [(again,)])
+            eventually(partial(_is_raised_to, again))
             heartbeat.begin_shutdown()  # A deploy, whose grace period is over at once.
             worker.join(30)
             heartbeat.shutdown.clear()
@@ -202,6 +203,10 @@ def test_what_nobody_can_look_up_is_never_run_again_unasked(migration, settings)
         assert (now.status, now.meta["error"]["code"]) == (Status.ERROR, "outcome_unknown"), kinds(now)
         assert query("SELECT DISTINCT n FROM book") == [(again,)]
     query("DROP PROCEDURE raise_all")
+
+
+def _is_raised_to(n: int) -> bool:
+    return query("SELECT DISTINCT n FROM book") == [(n,)]
 
 
 def test_a_server_that_is_read_only_for_a_while_is_no_final_error(migration) -> None:

@@ -44,7 +44,7 @@ def queueing_behind(ours: Session, application_name: str) -> Iterator[dict[str, 
 
 
 @pytest.fixture
-def lease(migration) -> Iterator[lifecycle.Lease]:
+def lease(migration) -> lifecycle.Lease:
     row = migration("SELECT 1", guard="protect")
     lifecycle.run(row.pk, lifecycle.Origin("test"))
     taken = lifecycle.claim(row.pk, "test")

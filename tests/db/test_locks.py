@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,6 +23,7 @@ from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Direction, Kind
 from tests.conftest import eventually
 from tests.driving import OLD_SNAPSHOT, held
+from tests.test_docs import PREFLIGHT, block
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -266,8 +268,8 @@ def test_who_has_to_wait_for_a_mode(mode) -> None:
 @pytest.mark.parametrize(
     ("sql", "level"),
     [
-        ("DO $$ BEGIN DELETE FROM book; END $$", INFO),
-        ("CALL tidy()", INFO),
+        ("DO $$ BEGIN DELETE FROM book; END $$", WARNING),
+        ("CALL tidy()", WARNING),
         ("VACUUM", INFO),
         ("REINDEX SCHEMA public", WARNING),
         ("CREATE EXTENSION pg_trgm", WARNING),
@@ -279,6 +281,11 @@ def test_what_its_text_does_not_tell_is_unknown(sql, level) -> None:
     finding = told(sql)
     assert (finding.level, finding.detail["locks"], finding.detail["blocks"]) == (level, None, None)
     assert "not told by its text" in finding.message
+
+
+def test_the_example_of_the_documents() -> None:
+    said = json.loads(block("locks", PREFLIGHT))
+    assert told(said["sql"]).detail == said
 
 
 def test_a_table_that_a_statement_before_it_makes_is_named_as_it_is_written() -> None:
