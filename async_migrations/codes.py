@@ -102,6 +102,13 @@ ERRORS: dict[str, Meaning] = {
         "class 42: the SQL does not fit the schema",
         "correct the file, migrate again, `run`",
     ),
+    "leftovers_stay": Meaning(
+        False,
+        "it was to be cancelled, but what it has left running or behind cannot be removed; `message` says why. Repeated "
+        "if that may pass by itself. One reason: another session holds the migration's lock for longer than a lease; "
+        "`detail` says which",
+        "see to what `message` says, then `run`; or `cancel` again, which leaves everything as it is",
+    ),
     "lock_timeout": Meaning(
         True,
         "55P03: the lock was not free, after trying again for `ASYNC_MIGRATIONS_LOCK_RETRY_SECONDS`",
@@ -188,6 +195,6 @@ ERRORS: dict[str, Meaning] = {
     "worker_lost": Meaning(
         False,
         "the worker fell silent in the last of all attempts",
-        "find out why (memory, restarts), `run`",
+        "find out why (memory, restarts), `run`; or `cancel`, which ends what may still run",
     ),
 }

@@ -115,8 +115,9 @@ RESUME = _edge("resume", {Status.PAUSED}, {Status.STARTED}, "someone asked; the 
 CANCEL = _edge(
     "cancel",
     {Status.SCHEDULED, Status.STARTED, Status.PAUSED, Status.ERROR, Status.IN_PROGRESS},
-    {Status.CANCELLED},
-    "someone asked; what has begun is stopped by the holder of the lease, which removes the leftovers first",
+    {Status.CANCELLED, Status.STARTED},
+    "someone asked; what has begun is stopped by the holder of the lease, which removes the leftovers first; STARTED "
+    "for that, from an ERROR behind which a statement may run on",
 )
 SUCCEED = _edge(
     "succeed",

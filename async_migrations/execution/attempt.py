@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,3 +84,11 @@ def advisory_key(name: str) -> str:
 def table_key(oid: int) -> str:
     """Return the text from which the advisory lock of a table is made, on which one build at a time is at work."""
     return f"async_migrations:table:{oid}"
+
+
+def reserve(session: Session, tables: Iterable[int]) -> bool:
+    """Keep other builds of ours off these tables (oids) as long as the session lasts; False: one is at work there.
+
+    Two on one table, or a session that waits for its lock while one is at work, end in a deadlock and an INVALID index.
+    """
+    return all(session.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"] for oid in tables)

@@ -15,7 +15,7 @@ from .. import counting, lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..states import Status
-from .attempt import Attempt, Interrupted
+from .attempt import Attempt, Interrupted, reserve
 from .definition import Definition, definition_of
 from .heartbeat import Progress, Stop
 from .keyset import Keyset, keyset
@@ -83,8 +83,7 @@ def help_out(pk: int, worker: str) -> None:
         Follower(migration, worker, session.backend) as orders,
         suppress(Interrupted),
     ):
-        for name, value in migration.options.get("settings", {}).items():
-            session.set(name, str(value))
+        session.set_all(migration.options.get("settings", {}))
         walked = keyset(session, definition.table, definition.key)
         while _work(orders, session, definition, walked, Lanes(session, migration)):
             pass
@@ -154,10 +153,18 @@ class _Backfill:
         self._walk()
         self._verify()
         if self._options.get("analyze"):
-            heartbeat.phase = "analyzing the table"
-            self._session.set("lock_timeout", "0")
-            self._session.execute(f"ANALYZE {self._keyset.relation}")
+            self._analyze()
         self._end()
+
+    def _analyze(self) -> None:
+        heartbeat = self._attempt.heartbeat
+        tables = [row["oid"] for row in self._session.all("tables_of", names=[self._keyset.relation])]
+        while not reserve(self._session, tables):
+            heartbeat.phase = "waits for its turn to analyze the table: another migration is at work on it"
+            self._orders.pause(_LOOK_SECONDS)
+        heartbeat.phase = "analyzing the table"
+        self._session.set("lock_timeout", "0")
+        self._session.execute(f"ANALYZE {self._keyset.relation}")
 
     def _estimate(self) -> int:
         where, done = self._definition.where, self._lanes.state().rows_done

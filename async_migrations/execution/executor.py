@@ -26,7 +26,7 @@ from . import backfill
 from .attempt import POLL_SECONDS, Attempt, Interrupted, Postponed
 from .backfill import Nudge
 from .heartbeat import Heartbeat, Stop, shutdown
-from .leftovers import remove_leftovers
+from .leftovers import end_silent, leftovers_stay, remove_leftovers
 from .pool import sessions
 from .session import Session
 from .statements import Effect, Statement, parse
@@ -82,8 +82,7 @@ def execute(lease: Lease, nudge: Nudge) -> None:
 def _execute(lease: Lease, nudge: Nudge) -> Outcome:
     with Heartbeat(lease, lease.migration.database) as heartbeat:
         attempt = Attempt(lease, heartbeat)
-        outcome = perform(attempt, nudge)
-        clean_up(attempt, outcome)
+        outcome = clean_up(attempt, perform(attempt, nudge))
     # Not before the heartbeat has ended: a cancel of its own could still hit what the session does next.
     cleared = _cleared(attempt)
     recorded = record(attempt, outcome)
@@ -150,8 +149,7 @@ def _opened(attempt: Attempt) -> Iterator[Session]:
         _take_checkpoint(attempt, session)
         if limit := attempt.option("statement_timeout", 0):  # A session begins without any.
             session.set("statement_timeout", f"{round(limit * 1000)}ms")
-        for name, value in attempt.migration.options.get("settings", {}).items():
-            session.set(name, str(value))
+        session.set_all(attempt.migration.options.get("settings", {}))
         yield session
         attempt.session = session
     except BaseException:
@@ -186,6 +184,7 @@ def _wait_for_lock(attempt: Attempt, session: Session) -> None:
         heartbeat.phase = "waiting for the session that still carries this migration out"
         heartbeat.waiting_on = holders
         heartbeat.follow(holders[0]["pid"] if holders else None)
+        end_silent(attempt, session, holders)
         # PAUSED says that nothing runs, so a pause waits for what still does.
         (time.sleep if heartbeat.stop else heartbeat.pause)(POLL_SECONDS)
     heartbeat.waiting_on = None
@@ -211,12 +210,22 @@ def _take_checkpoint(attempt: Attempt, session: Session) -> None:
         lifecycle.note(attempt.lease, "resumed", statements_done=len(attempt.done))
 
 
-def clean_up(attempt: Attempt, outcome: Outcome) -> None:
-    """Remove what an attempt that did not succeed leaves behind, unless it is another one's by now."""
+def clean_up(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Remove what an attempt that did not succeed leaves behind, unless it is another one's by now; say how it ended.
+
+    What cannot be removed is left to the next attempt, which repairs it; only CANCELLED says that nothing is left.
+    """
     if isinstance(outcome, Succeeded) or outcome == Stopped(Stop.LEASE_LOST):
-        return
-    earlier = attempt.lease.attempt > 1 or bool(attempt.migration.stop_requested)
-    remove_leftovers(attempt, orphans=earlier and outcome == Stopped(Stop.CANCEL))
+        return outcome
+    cancelled = outcome == Stopped(Stop.CANCEL)
+    try:
+        remove_leftovers(attempt, orphans=cancelled)
+    except (Interrupted, LeaseLost) as exc:
+        return Stopped(Stop.LEASE_LOST if isinstance(exc, LeaseLost) else Stop.SHUTDOWN) if cancelled else outcome
+    except Exception as exc:
+        logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
+        return Failed(leftovers_stay(_explained(attempt, exc))) if cancelled else outcome
+    return outcome
 
 
 def record(attempt: Attempt, outcome: Outcome) -> bool:

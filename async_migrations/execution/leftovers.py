@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from .. import lifecycle
+from ..conf import conf
+from ..errors import ExecutionError
 from . import verify
-from .attempt import POLL_SECONDS, Attempt
-from .heartbeat import Stop
+from .attempt import POLL_SECONDS, Attempt, Interrupted, reserve
+from .heartbeat import Stop, shutdown
 from .session import Session
-from .statements import Effect, Index, IndexAction
+from .statements import Effect, Identifier, Index, IndexAction
 
 logger = logging.getLogger("async_migrations")
 
@@ -20,49 +23,137 @@ def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
 
     orphans: also end what earlier attempts left running, and drop what those built.
 
-    On a connection of its own, for a cancel may still be on its way to the first. Raises nothing: how the attempt ended
-    is known and must be written down; what cannot be removed now is left to the next attempt, which repairs it.
+    On a connection of its own, for a cancel may still be on its way to the first. Raises ExecutionError, LeaseLost, and
+    Interrupted where another worker has to go on with it.
     """
     attempt.heartbeat.phase = "removing leftovers"
-    try:
-        # A build of ours that came to its end as the cancel arrived is whole, but nothing says that it is done.
-        cancelled = attempt.heartbeat.stop is Stop.CANCEL
-        for index in attempt.leftovers:
-            _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
-        if orphans:
-            _end_orphans(attempt)
-        if attempt.reindexed:
-            _sweep(attempt)
-    except Exception:
-        logger.warning("leftovers stay", extra={"migration_id": attempt.lease.pk}, exc_info=True)
+    # A build of ours that came to its end as the cancel arrived is whole, but nothing says that it is done.
+    cancelled = attempt.heartbeat.stop is Stop.CANCEL
+    for index in attempt.leftovers:
+        _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
+    if orphans:
+        _end_orphans(attempt)
+    if attempt.reindexed:
+        _sweep(attempt)
+
+
+def leftovers_stay(cause: ExecutionError) -> ExecutionError:
+    """Return what the row will say of a cancel that could not remove what is left."""
+    return ExecutionError(
+        code="leftovers_stay",
+        message=f"It was to be cancelled, but what it has left running or behind cannot be removed: {cause.message}",
+        sqlstate=cause.sqlstate,
+        detail=cause.detail,
+        hint="See to what the message says; `run` then goes on, and `cancel` leaves everything as it is. Indexes that "
+        "are INVALID are on the list of leftovers.",
+        statement=cause.statement,
+        retryable=cause.retryable,
+    )
+
+
+def end_silent(attempt: Attempt, session: Session, holders: list[dict[str, Any]]) -> None:
+    """End earlier attempts' sessions that have had nothing under way for longer than a lease.
+
+    Their host is gone, or their worker stands still; there is no statement that a cancel could end. Raises
+    ExecutionError.
+    """
+    for holder in holders:
+        if _is_ours(attempt, holder) and session.one("end_silent", **holder, silence=conf.lease_seconds):
+            logger.warning("silent session ended", extra={"migration_id": attempt.lease.pk, "pid": holder["pid"]})
 
 
 def _end_orphans(attempt: Attempt) -> None:
     """Cancel what an earlier attempt left running, wait until it is gone, and drop what it built."""
-    ours = f"async-migrations/{attempt.lease.pk}/"
-    with Session(attempt.migration.database, f"{ours}cleanup") as session:
-        while holders := session.all("advisory_lock_holder", key=attempt.lock_key):
-            for holder in holders:
-                if holder["application_name"].startswith(ours):
-                    session.one("cancel_backend", **holder)
-            time.sleep(POLL_SECONDS)
-        begun = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk).get("begun")
-    for statement in attempt.statements[len(attempt.done) :]:
-        for index in statement.indexes if statement.effect is Effect.CATALOGUE else ():
-            if index.action is IndexAction.CREATE:
-                _remove(attempt, index, whole=statement.digest == begun)
+    with _session(attempt) as session:
+        _await_lock(attempt, session)
+        index = _begun(attempt, session)
+    if index is not None:
+        _remove(attempt, index, whole=index.action is IndexAction.CREATE)
+
+
+def _await_lock(attempt: Attempt, session: Session) -> None:
+    deadline = time.monotonic() + conf.lease_seconds
+    while holders := session.all("advisory_lock_holder", key=attempt.lock_key):
+        others = [holder for holder in holders if not _is_ours(attempt, holder)]
+        if others and time.monotonic() > deadline:
+            raise _held_by_others(others[0])
+        for holder in holders:
+            if _is_ours(attempt, holder):
+                session.one("cancel_backend", **holder)
+        end_silent(attempt, session, holders)
+        _wait(attempt)
+
+
+def _begun(attempt: Attempt, session: Session) -> Index | None:
+    """Return the index whose statement was begun and is not marked as done, with the schema in which it was meant."""
+    begun = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk).get("begun")
+    session.set_all(attempt.migration.options.get("settings", {}))
+    for statement in attempt.statements:
+        if statement.effect is Effect.SESSION:
+            session.execute(statement.text)
+        elif statement.digest == begun:
+            left = (index for index in statement.indexes if index.action is not IndexAction.REINDEX)
+            index = next(left, None) if statement.effect is Effect.CATALOGUE else None
+            return None if index is None else verify.qualified(session, index)
+    return None
 
 
 def _sweep(attempt: Attempt) -> None:
-    with Session(attempt.migration.database, f"async-migrations/{attempt.lease.pk}/cleanup") as session:
-        if swept := verify.sweep(session, attempt.reindexed):
-            lifecycle.note(attempt.lease, "leftover_removed", indexes=swept)
+    with _session(attempt) as session:
+        while session.all("reindexed", tables=attempt.reindexed):
+            if reserve(session, attempt.reindexed):
+                swept = verify.sweep(session, attempt.reindexed)
+                lifecycle.note(attempt.lease, "leftover_removed", indexes=swept)
+                return
+            _await_turn(attempt)
 
 
 def _remove(attempt: Attempt, index: Index, *, whole: bool = False) -> None:
     """Drop an index that is INVALID and that nobody builds; `whole`: also one that is valid."""
-    with Session(attempt.migration.database, f"async-migrations/{attempt.lease.pk}/cleanup") as session:
-        found = verify.find(session, index)
-        if found is not None and found.on_table and (whole or not found.valid) and not verify.builders(session, found):
-            verify.drop(session, found)
-            lifecycle.note(attempt.lease, "leftover_removed", index=str(index.name))
+    with _session(attempt) as session:
+        while found := _left(session, index, whole=whole):
+            name = verify.quoted(Identifier(found.name, found.schema))
+            if reserve(session, [row["oid"] for row in session.all("tables_of", names=[name])]):
+                verify.drop(session, found)
+                lifecycle.note(attempt.lease, "leftover_removed", index=str(index.name))
+                return
+            _await_turn(attempt)
+
+
+def _left(session: Session, index: Index, *, whole: bool) -> verify.FoundIndex | None:
+    found = verify.find(session, index)
+    if found is None or not found.on_table or (found.valid and not whole) or verify.builders(session, found):
+        return None
+    return found
+
+
+def _session(attempt: Attempt) -> Session:
+    return Session(attempt.migration.database, f"{_ours(attempt)}cleanup")
+
+
+def _ours(attempt: Attempt) -> str:
+    return f"async-migrations/{attempt.lease.pk}/"
+
+
+def _is_ours(attempt: Attempt, holder: dict[str, Any]) -> bool:
+    return bool(holder["application_name"].startswith(_ours(attempt)))
+
+
+def _await_turn(attempt: Attempt) -> None:
+    attempt.heartbeat.phase = "waits for its turn to remove leftovers: another migration is at work on the table"
+    _wait(attempt)
+
+
+def _wait(attempt: Attempt) -> None:
+    if shutdown.is_set() or attempt.heartbeat.stop is Stop.LEASE_LOST:
+        raise Interrupted
+    time.sleep(POLL_SECONDS)
+
+
+def _held_by_others(holder: dict[str, Any]) -> ExecutionError:
+    return ExecutionError(
+        code="leftovers_stay",
+        message="Another session holds the lock of this migration, so nothing tells whether its SQL still runs.",
+        detail=f"pid {holder['pid']}, application_name {holder['application_name']!r}, {holder['state']}, "
+        f"last statement: {holder['query']}",
+    )

@@ -40,6 +40,14 @@ _NETWORK = {
     "tcp_user_timeout": 60_000,
 }
 
+# The server's names of the same: else it keeps a session, and its locks, for two hours after the client's host is gone.
+_SERVERS_NETWORK = {
+    "tcp_keepalives_idle": "keepalives_idle",
+    "tcp_keepalives_interval": "keepalives_interval",
+    "tcp_keepalives_count": "keepalives_count",
+    "tcp_user_timeout": "tcp_user_timeout",
+}
+
 # What would end a statement that is meant to take its time, whatever the role, the database or Django's OPTIONS say.
 # Each with the first version of PostgreSQL that has it.
 _SETTINGS = {
@@ -150,14 +158,16 @@ class Session:
         """Set what every session begins with, under this name. Raises ExecutionError, also if it is dead."""
         known = [name for name, since in _SETTINGS.items() if self._connection.server_version >= since]
         unlimited = ", ".join(f"set_config('{name}', '0', false)" for name in known)
+        network = ", ".join(f"set_config('{name}', %({name})s, false)" for name in _SERVERS_NETWORK)
         values = {"name": application_name[:63], "role": self._role}
+        values |= {name: str(self._parameters[ours]) for name, ours in _SERVERS_NETWORK.items()}
         role = "set_config('role', %(role)s, false)" if self._role else "NULL"
         with translated(), self._connection.cursor() as cursor:
             # The driver reads times in no other style; what a connection begins with is the driver's own wish. And a
             # policy that hides rows would let us call done what is not: with row_security off it is an error instead.
             cursor.execute(
                 f"SELECT pg_backend_pid(), set_config('application_name', %(name)s, false), {unlimited}, "
-                f"set_config('datestyle', 'ISO', false), set_config('row_security', 'off', false), {role}, "
+                f"{network}, set_config('datestyle', 'ISO', false), set_config('row_security', 'off', false), {role}, "
                 f"({_OWN_SCHEMA})",
                 values,
             )
@@ -222,6 +232,11 @@ class Session:
         """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms"). Raises ExecutionError."""
         with translated():
             self._run("SELECT set_config(%(name)s, %(value)s, false)", {"name": name, "value": value})
+
+    def set_all(self, settings: dict[str, Any]) -> None:
+        """Set parameters for the rest of the session, by name. Raises ExecutionError."""
+        for name, value in settings.items():
+            self.set(name, str(value))
 
     def limit(self, statement_seconds: float, lock_seconds: float) -> None:
         """Set `statement_timeout` and `lock_timeout` for the rest of the session. Raises ExecutionError."""

@@ -11,7 +11,7 @@ from .. import lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from . import duplicates, verify
-from .attempt import POLL_SECONDS, Attempt, Postponed, table_key
+from .attempt import POLL_SECONDS, Attempt, Postponed, reserve
 from .session import Session
 from .statements import Effect, Index, IndexAction, Lock, Statement
 from .window import Window, require_open
@@ -81,16 +81,14 @@ def _with_samples(session: Session, statement: Statement) -> Iterator[None]:
 def _reserved_tables(session: Session, statement: Statement) -> dict[int, int]:
     """Return the tables that a statement of the MAINTENANCE class works on, reserved for this session: oid to bytes.
 
-    Two of that class on one table end in a deadlock, and an INVALID index. Raises Postponed if another migration is at
-    work on one of them.
+    Raises Postponed if another migration is at work on one of them.
     """
     if not statement.relations:
         return {}
     names = [verify.quoted(relation) for relation in statement.relations]
     tables = {row["oid"]: row["bytes"] for row in session.all("tables_of", names=names)}
-    for oid in tables:
-        if not session.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]:
-            raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")
+    if not reserve(session, tables):
+        raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")
     return tables
 
 
@@ -211,8 +209,10 @@ def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: 
         lifecycle.note(attempt.lease, "found_done", index=str(index.name))
         return False
     _mark(session.change("mark_begun", **_whose(attempt), begun=statement.digest))
-    if index.action is not IndexAction.REINDEX:  # Interrupted, it leaves an INVALID index, whether it builds or drops.
-        attempt.leftovers.append(index)
+    # Interrupted, it leaves an INVALID index, whether it builds or drops. Whoever removes that has another search path.
+    meant = None if index.action is IndexAction.REINDEX else verify.qualified(session, index)
+    if meant is not None:
+        attempt.leftovers.append(meant)
     return True
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ExecutionError
@@ -48,6 +48,18 @@ def find(session: Session, index: Index) -> FoundIndex | None:
     else:
         row = session.one("named_index", name=quoted(index.name))
     return FoundIndex(**row) if row else None
+
+
+def qualified(session: Session, index: Index) -> Index | None:
+    """Return the index with the schema in which this session means it, for sessions that have another search path.
+
+    None when there is no such table; of a DROP or REINDEX, no such index.
+    """
+    schema = session.one("schema_of", name=quoted(index.table or index.name)).get("schema")
+    if schema is None:
+        return None
+    table = None if index.table is None else replace(index.table, schema=schema)
+    return replace(index, name=replace(index.name, schema=schema), table=table)
 
 
 def builders(session: Session, found: FoundIndex) -> list[dict[str, Any]]:

@@ -23,6 +23,9 @@ from .moves import Answer, fresh, get, move, record, same, unchanged
 # one means that another party got its way.
 _TRIES = 10
 
+# The errors of an attempt that lost its statement out of sight.
+_UNSEEN = frozenset({"worker_lost", "connection_lost"})
+
 
 def run(
     pk: int,
@@ -91,7 +94,11 @@ def cancel(pk: int, origin: Origin) -> Answer:
     for row in until_settled(pk):
         if not _is_to_cancel(row):
             return unchanged("cancel", row, origin)
-        moved = _ask_to_stop(row, StopRequest.CANCEL, origin) if _begun(row) else _cancel_now(row, origin)
+        # What was given back runs no more, but what it leaves behind may not have been removed yet.
+        if _begun(row) or (row.status == Status.STARTED and row.has_run):
+            moved = _ask_to_stop(row, StopRequest.CANCEL, origin)
+        else:
+            moved = _have_it_stopped(row, origin) if _runs_on(row) else _cancel_now(row, origin)
         if moved:
             return Answer(get(pk), changed=True)
     raise contended(row)
@@ -171,6 +178,11 @@ def _begun(row: AsyncMigrationStatus) -> bool:
     )
 
 
+def _runs_on(row: AsyncMigrationStatus) -> bool:
+    """Whether its last statement may run on in the target although it has ended: nobody could see to its end."""
+    return row.status == Status.ERROR and row.meta.get("error", {}).get("code") in _UNSEEN
+
+
 def _ask_to_stop(row: AsyncMigrationStatus, request: StopRequest, origin: Origin) -> bool:
     """Leave a stop request. A back-off is cut short: the worker that takes the migration next does nothing else."""
     changes = {"stop_requested": request, "run_at": None}
@@ -196,6 +208,12 @@ def _take_pause_back(row: AsyncMigrationStatus, origin: Origin) -> bool:
 def _asked_as_before(row: AsyncMigrationStatus) -> QuerySet[AsyncMigrationStatus]:
     """Match the row while also its stop request is what was read: nobody overwrites a cancel unseen."""
     return same(row).filter(stop_requested=row.stop_requested)
+
+
+def _have_it_stopped(row: AsyncMigrationStatus, origin: Origin) -> bool:
+    """Put in line what has ended, for a worker that does nothing but stop it, and writes CANCELLED."""
+    asked: dict[str, Any] = {"stop_requested": StopRequest.CANCEL, "meta": {}, "finished_at": None}
+    return move(states.CANCEL, row, Status.STARTED, origin, asked="cancel", **_in_line_again(origin), **asked)
 
 
 def _cancel_now(row: AsyncMigrationStatus, origin: Origin) -> bool:

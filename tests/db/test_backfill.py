@@ -17,6 +17,8 @@ from prometheus_client import REGISTRY
 
 from async_migrations import lifecycle, tasks
 from async_migrations.errors import InvalidDefinition, TransitionRefused
+from async_migrations.execution.attempt import table_key
+from async_migrations.execution.session import Session
 from async_migrations.lifecycle import Origin
 from async_migrations.migration_helpers import make_backfill_migration
 from async_migrations.models import AsyncMigrationBadRow, AsyncMigrationLane, AsyncMigrationStatus
@@ -351,6 +353,22 @@ def test_a_condition_that_stays_true_is_refused_before_anything_is_changed(backf
 def test_the_table_is_analyzed_where_that_is_asked_for(backfill: Backfill) -> None:
     query("ALTER TABLE book SET (autovacuum_enabled = off)")
     assert carried_out(backfill(**FILL, analyze=True)).status == Status.FINISHED
+    eventually(lambda: query("SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'book'") == [(1,)])
+
+
+def test_the_table_is_not_analyzed_while_another_migration_builds_on_it(backfill: Backfill, settings: Any) -> None:
+    settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.05
+    row = backfill(**FILL, analyze=True)
+    (oid,) = query("SELECT 'book'::regclass::oid::bigint")[0]
+    with Session("default", "async-migrations/0/1") as other:
+        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+        worker = threading.Thread(target=_carry_out, args=[row.pk])
+        lifecycle.run(row.pk, Origin("test"))
+        worker.start()
+        eventually(lambda: "waits for its turn to analyze" in lifecycle.get(row.pk).phase)
+        assert query("SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'book'") == [(0,)]
+    worker.join(30)
+    assert lifecycle.get(row.pk).status == Status.FINISHED
     eventually(lambda: query("SELECT analyze_count FROM pg_stat_user_tables WHERE relname = 'book'") == [(1,)])
 
 

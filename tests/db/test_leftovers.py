@@ -2,24 +2,228 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from async_migrations import lifecycle, tasks
+from async_migrations.errors import ExecutionError
 from async_migrations.execution import steps
+from async_migrations.execution.attempt import advisory_key, table_key
 from async_migrations.execution.session import Session
-from async_migrations.lifecycle import Origin
+from async_migrations.execution.statements import parse
+from async_migrations.lifecycle import Lease, Origin
+from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
+from tests.conftest import eventually
 from tests.db.conftest import index_is_valid, kinds, query
+from tests.db.test_executor import in_thread
+from tests.driving import held
 
 pytestmark = pytest.mark.usefixtures("control", "book")
 
 BUILD = "CREATE INDEX CONCURRENTLY book_title_idx ON book (title)"
+SEARCH = "tenant1, public"
+LOCK = "LOCK TABLE {} IN ROW EXCLUSIVE MODE"  # A build waits for it before it scans.
+
+
+@pytest.fixture(autouse=True)
+def _quick(settings) -> None:
+    settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.05
+
+
+class Beside(threading.Thread):
+    """Carries a migration out beside the test."""
+
+    def __init__(self, pk: int) -> None:
+        super().__init__(target=in_thread, args=(pk,), daemon=True)
+        self.start()
+
+    def end(self) -> None:
+        self.join(30)
+        assert not self.is_alive()
+
+
+def begin(session: Session, lease: Lease, statement: str) -> None:
+    """Take the lock and the checkpoint as an attempt does, and mark a statement as begun."""
+    row, (begun,) = lease.migration, parse(statement)
+    assert session.one("try_advisory_lock", key=advisory_key(row.name))["pg_try_advisory_lock"]
+    whose = {"name": row.name, "token": str(lease.token)}
+    session.one("take_checkpoint", **whose, migration_id=row.pk, direction=row.direction)
+    session.change("mark_begun", **whose, begun=begun.digest)
+
+
+def building() -> bool:
+    return bool(query("SELECT 1 FROM pg_stat_progress_create_index"))
+
+
+@contextmanager
+def orphan(lease: Lease, sql: str, table: str = "book") -> Iterator[None]:
+    """What the backend of a worker does that was killed in a build, which is the last statement of `sql`."""
+    *settings, build = parse(sql)
+    session = Session("default", f"async-migrations/{lease.pk}/{lease.attempt}")
+    begin(session, lease, build.text)
+    for statement in settings:
+        session.execute(statement.text)
+    ended: list[ExecutionError] = []
+
+    def build_on() -> None:
+        with session:
+            try:
+                session.execute(build.text)
+            except ExecutionError as error:
+                ended.append(error)
+
+    thread = threading.Thread(target=build_on, daemon=True)
+    with held(LOCK.format(table)):
+        thread.start()
+        eventually(building, what="it builds")
+        yield
+    thread.join(30)
+    assert [error.code for error in ended] == ["statement_cancelled"], "it was left alone"
+
+
+def lose(lease: Lease) -> None:
+    """Let the lease of a worker that is gone run out."""
+    lifecycle.rows().filter(pk=lease.pk).update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    lifecycle.reap()
+
+
+def claimed(row: AsyncMigrationStatus) -> Lease:
+    lifecycle.run(row.pk, Origin("test"))
+    lease = lifecycle.claim(row.pk, "worker")
+    assert lease is not None
+    return lease
+
+
+@pytest.fixture
+def tenant(book: None) -> Iterator[None]:
+    """A second table of the name in another schema; the index that is asked for is there on the first one."""
+    query("CREATE SCHEMA tenant1; CREATE TABLE tenant1.book (LIKE book)")
+    query("CREATE INDEX book_title_idx ON public.book (title)")
+    yield
+    query("DROP SCHEMA tenant1 CASCADE")
+
+
+BY_SETTING = (BUILD, {"settings": {"search_path": SEARCH}})
+BY_STATEMENT = (f"SET search_path = {SEARCH}; {BUILD}", {})
+
+
+@pytest.mark.usefixtures("tenant")
+@pytest.mark.parametrize(("sql", "options"), [BY_SETTING, BY_STATEMENT])
+@pytest.mark.parametrize("left_by_another", [False, True])
+def test_a_cancel_removes_the_index_of_the_schema_that_was_meant(migration, sql, options, left_by_another) -> None:
+    row = migration(sql, **options)
+    if left_by_another:
+        lease = claimed(row)
+        with orphan(lease, BY_STATEMENT[0], "tenant1.book"):
+            lose(lease)
+            lifecycle.cancel(row.pk, Origin("test"))
+            worker = Beside(row.pk)
+            eventually(lambda: not building())
+    else:
+        lifecycle.run(row.pk, Origin("test"))
+        with held(LOCK.format("tenant1.book")):
+            worker = Beside(row.pk)
+            eventually(building)
+            lifecycle.cancel(row.pk, Origin("test"))
+            eventually(lambda: not building())
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert index_is_valid("tenant1.book_title_idx") is None
+    assert index_is_valid("public.book_title_idx") is True
+
+
+def test_a_cancel_after_the_last_worker_was_lost_ends_what_it_left_running(migration) -> None:
+    row = migration(BUILD, max_attempts=1)
+    lease = claimed(row)
+    with orphan(lease, BUILD):
+        lose(lease)
+        assert lifecycle.get(row.pk).meta["error"]["code"] == "worker_lost"
+        assert lifecycle.cancel(row.pk, Origin("test")).migration.status == Status.STARTED
+        worker = Beside(row.pk)
+        eventually(lambda: not building())
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert index_is_valid("book_title_idx") is None
+
+
+def test_a_cancel_while_the_first_attempt_of_another_run_waits_for_an_orphan_ends_it(migration) -> None:
+    row = migration(BUILD, max_attempts=1)
+    lease = claimed(row)
+    with orphan(lease, BUILD):
+        lose(lease)
+        lifecycle.run(row.pk, Origin("test"))
+        worker = Beside(row.pk)
+        eventually(lambda: "waiting_for_session" in kinds(row))
+        lifecycle.cancel(row.pk, Origin("test"))
+        eventually(lambda: not building())
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert index_is_valid("book_title_idx") is None
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_session_of_ours_that_has_fallen_silent_is_ended(migration, settings, cancelled) -> None:
+    settings.ASYNC_MIGRATIONS_LEASE_SECONDS = 1
+    row = migration(BUILD)
+    lease = claimed(row)
+    with Session("default", f"async-migrations/{row.pk}/1") as silent:
+        begin(silent, lease, BUILD)
+        silent.execute("BEGIN")
+        lose(lease)
+        if cancelled:
+            lifecycle.cancel(row.pk, Origin("test"))
+        Beside(row.pk).end()
+        with pytest.raises(ExecutionError) as gone:
+            silent.execute("SELECT 1")
+        assert gone.value.code == "connection_lost"
+    assert lifecycle.get(row.pk).status == (Status.CANCELLED if cancelled else Status.FINISHED)
+
+
+def test_a_cancel_that_finds_somebody_elses_session_says_so(migration, settings) -> None:
+    settings.ASYNC_MIGRATIONS_LEASE_SECONDS = 1
+    row = migration(BUILD)
+    lose(claimed(row))
+    lifecycle.cancel(row.pk, Origin("test"))
+    with Session("default", "psql") as other:
+        assert other.one("try_advisory_lock", key=advisory_key(row.name))["pg_try_advisory_lock"]
+        Beside(row.pk).end()
+        now = lifecycle.get(row.pk)
+        assert (now.status, now.meta["error"]["code"]) == (Status.ERROR, "leftovers_stay")
+        assert "'psql'" in now.meta["error"]["detail"]
+        assert other.one("backend"), "it was left alone"
+    assert lifecycle.cancel(row.pk, Origin("test")).migration.status == Status.CANCELLED
+
+
+def test_leftovers_are_not_removed_while_another_build_is_at_work_on_the_table(migration) -> None:
+    build = "CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)"
+    row = migration(build)
+    lease = claimed(row)
+    with Session("default", f"async-migrations/{row.pk}/1") as session:
+        begin(session, lease, build)
+        with pytest.raises(ExecutionError, match="could not create unique index"):
+            session.execute(build)
+    lose(lease)
+    lifecycle.cancel(row.pk, Origin("test"))
+    with Session("default", "async-migrations/0/1") as other:
+        (oid,) = query("SELECT 'book'::regclass::oid::bigint")[0]
+        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+        worker = Beside(row.pk)
+        eventually(lambda: "waits for its turn" in lifecycle.get(row.pk).phase)
+        assert index_is_valid("book_n_idx") is False
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert index_is_valid("book_n_idx") is None
 
 
 @pytest.fixture(params=["_check_index", "_mark_done"])
-def cancelled_behind_the_build(request, monkeypatch: pytest.MonkeyPatch, settings) -> None:
+def cancelled_behind_the_build(request, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a cancel be asked for when the build has returned, and hit what comes next on its connection."""
-    settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.05
 
     def hit(*given) -> None:
         (session,) = (one for one in given if isinstance(one, Session))

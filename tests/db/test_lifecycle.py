@@ -114,6 +114,26 @@ def test_cancel_of_what_waits_for_another_attempt_is_left_to_a_worker(migration)
     assert lifecycle.claim(row.pk, "worker") is not None
 
 
+def test_cancel_of_what_a_worker_gave_back_is_left_to_a_worker(migration) -> None:
+    row, lease = begun(migration)
+    lifecycle.release(lease)
+    answer = lifecycle.cancel(row.pk, ALICE).migration
+    assert (answer.status, answer.attempt, answer.stop_requested) == (Status.STARTED, 0, "cancel")
+
+
+@pytest.mark.parametrize("code", ["worker_lost", "connection_lost"])
+def test_cancel_of_what_may_run_on_behind_an_error_is_left_to_a_worker(migration, code) -> None:
+    row, lease = begun(migration, max_attempts=1)
+    lifecycle.fail(lease, ExecutionError(code=code, message="no"))
+    answer = lifecycle.cancel(row.pk, ALICE)
+    assert (answer.changed, answer.migration.status, answer.migration.stop_requested) == (True, "STARTED", "cancel")
+    assert not lifecycle.cancel(row.pk, ALICE).changed
+    again = lifecycle.claim(row.pk, "worker")
+    assert again is not None
+    lifecycle.cancelled(again)
+    assert kinds(row)[-3:] == ["cancel", "claim", "cancel"]
+
+
 def begun(migration, **options):
     """A fresh migration, and the lease of the worker that has begun it."""
     row = migration("SELECT 1", **options)

@@ -61,7 +61,7 @@ def pooler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
             through = {"host": "127.0.0.1", "port": port, "user": direct["user"], "dbname": direct["dbname"]}
             monkeypatch.setattr(
                 "async_migrations.execution.session._parameters",
-                lambda alias: ({**through, "sslmode": "disable"}, None),
+                lambda alias: ({**session._NETWORK, **through, "sslmode": "disable"}, None),
             )
 
         yield start
@@ -167,7 +167,8 @@ def _read(source: socket.socket, size: int) -> bytes:
 def multiplexer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Multiplexer]:
     """A pooler in miniature between the worker and its target, with another client's connection in its pool."""
     with closing(Multiplexer()) as made:
-        through = {**connection.get_connection_params(), "host": "127.0.0.1", "port": made.port, "sslmode": "disable"}
+        direct = session._parameters("default")[0]
+        through = {**direct, "host": "127.0.0.1", "port": made.port, "sslmode": "disable"}
         with closing(psycopg2.connect(**through)):
             monkeypatch.setattr("async_migrations.execution.session._parameters", lambda alias: (through, None))
             yield made

@@ -12,6 +12,13 @@ SELECT pg_cancel_backend(pid)
 FROM pg_stat_activity
 WHERE pid = %(pid)s AND application_name = %(application_name)s AND backend_start = %(backend_start)s
 
+-- end_silent --
+-- End one known session that has had nothing under way for so long; no row when it has, or is gone.
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE pid = %(pid)s AND application_name = %(application_name)s AND backend_start = %(backend_start)s
+  AND state LIKE 'idle%%' AND clock_timestamp() - state_change > make_interval(secs => %(silence)s)
+
 -- try_advisory_lock --
 -- Never the blocking form: a waiter holds a snapshot, and a concurrent build would wait for it for ever.
 SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))
@@ -130,6 +137,11 @@ WHERE NOT l.granted AND l.relation = ANY (%(tables)s) AND a.backend_type = 'clie
   AND clock_timestamp() - l.waitstart > make_interval(secs => %(seconds)s)
   AND %(pid)s = ANY (pg_blocking_pids(l.pid))
 ORDER BY l.waitstart
+
+-- schema_of --
+-- Where a table or an index is that this session finds by a name.
+SELECT n.nspname AS schema FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.oid = to_regclass(%(name)s)
 
 -- tables_of --
 -- The tables that are meant by names of tables or of indexes, and how large each is.
