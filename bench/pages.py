@@ -1,8 +1,9 @@
 """Open pages that ask every two seconds whether they still are what they show, beside as many 304 polls of the API.
 
 The same number of connections polls one address after the other, in turns, over a small control plane and over a large
-one; nothing changes meanwhile, so every answer is a 304. What the service spends is read off its processes: the web
-server's, and the sessions that it has in PostgreSQL.
+one; nothing changes meanwhile, so every answer is a 304. Then one migration is in progress, and its heartbeat renews
+what the pages show each second. What the service spends is read off its processes: the web server's, and the sessions
+that it has in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from urllib.parse import urlencode
@@ -21,7 +22,7 @@ import psutil
 import psycopg2
 from rich.table import Table
 
-from api.processes import manage_command
+from api.processes import manage_command, running
 from examples.demo.errors import CannotGoOn
 from examples.demo.figures import milliseconds, percentile
 from examples.demo.screen import Screen, Step
@@ -33,17 +34,42 @@ from .outcome import Bound, Outcome
 POLLS = 2  # of each page in a round
 AS_THE_API = 2  # times what a 304 of the API costs
 GROWTH = 1.2  # of the cost of a poll, from few rows to many
+AS_A_RETRIEVE = 2  # times what a retrieve of the API costs, for what is renewed
 
-API = "API, 304 poll"
+API, RETRIEVE = "API, 304 poll", "API, retrieve"
 PAGES = {
     "overview": "/",
     "list": "/migrations",
     "list, filtered": f"/migrations?{urlencode({'status': 'FINISHED', 'database': 'default', 'ordering': '-name'})}",
     "detail": "/migrations/{pk}",
 }
-SEARCH, DEEP = "list, searched", "list, last page"
+FURTHER = {
+    "list, searched": "/migrations?search={end}",
+    "list, last page": "/migrations?page={last}",
+    "gates": "/gates",
+    "gate of a prefix": "/gates?prefix=app_",
+    "chart": "/migrations/{pk}/chart",
+}
 
-_UNNOTED = f"SELECT count(*) FROM {TABLE} WHERE status = 'STARTED' AND phase = ''"
+_NOTED = f"SELECT count(*) = 0 FROM {TABLE} WHERE status = 'STARTED' AND phase = ''"
+_BEGUN = f"""
+UPDATE {TABLE} SET status = 'IN PROGRESS', lease_token = gen_random_uuid(), lease_expires_at = now() + '1 minute',
+    slot = 0, started_at = now(), finished_at = NULL, progress_percent = 0
+WHERE id = %s
+"""
+_AS_BEFORE = f"UPDATE {TABLE} SET status = 'SCHEDULED', lease_token = NULL, lease_expires_at = NULL, slot = NULL"
+# What a worker writes while it carries out, as often.
+_HEARTBEAT = """
+import time
+from async_migrations import lifecycle
+from async_migrations.conf import conf
+row = lifecycle.get({pk})
+lease = lifecycle.Lease(row, row.lease_token, row.attempt, row.worker)
+for done in range(1, 100_000):
+    lifecycle.renew(lease, progress_done=done, progress_total=100_000, progress_percent=done / 1000)
+    lifecycle.take_sample(lease)
+    time.sleep(conf.heartbeat_seconds)
+"""
 _USER = """
 from django.contrib.auth.models import Group, User
 User.objects.create_user("pages", password="pages").groups.add(Group.objects.get(name="async_migrations operators"))
@@ -54,12 +80,14 @@ User.objects.create_user("pages", password="pages").groups.add(Group.objects.get
 class Polled:
     """One address, and what came of it.
 
-    latencies: of all polls, in milliseconds, each from when it was due. errors: polls that got another answer than 304.
-    web, sessions: CPU milliseconds for each poll, by round.
+    renewed: it changes meanwhile; then a page keeps the tag of what it was given last.
+    latencies: of all polls, in milliseconds, each from when it was due. errors: polls that got another answer than 304,
+    or than that and 200 where it is renewed. web, sessions: CPU milliseconds for each poll, by round.
     """
 
     path: str
     headers: dict[str, str]
+    renewed: bool = False
     latencies: list[float] = field(default_factory=list)
     errors: int = 0
     web: list[float] = field(default_factory=list)
@@ -88,68 +116,113 @@ class Polling:
         there, measured = 0, dict[int, dict[str, Polled]]()
         for number, size in enumerate(sizes):
             fill(self.connection.cursor(), size, 10, first=there + 1)
-            self._wait_for_the_worker()
+            # The worker notes with what is in line that it is held, once: then nothing changes.
+            self._wait_until(_NOTED)
             there, measured[size] = size, self._addresses()
             for turn in range(self.rounds):
                 step.show(100 * (number + turn / self.rounds) / len(sizes), f"{size:,} rows")
                 for polled in measured[size].values():
                     self._poll(polled)
         few, many = measured[sizes[0]], measured[sizes[-1]]
+        step.show(99, "one in progress")
+        with self._one_in_progress() as pk:
+            renewed = self._renewed(pk)
+            for _ in range(self.rounds):
+                for polled in renewed.values():
+                    self._poll(polled)
         dearest = max(PAGES, key=lambda page: many[page].cost)
         step.end(f"a poll of the {dearest} costs {many[dearest].cost / many[API].cost:.2f} times the API's")
-        return Outcome(tuple(self._tables(measured, screen)), (), tuple(_bounds(few, many)))
+        tables = [self._table(f"{size:,} migrations", polled, API, screen) for size, polled in measured.items()]
+        tables.append(self._table(f"{sizes[-1]:,} migrations, one in progress", renewed, RETRIEVE, screen))
+        return Outcome(tuple(tables), (), tuple(_bounds(few, many, renewed)))
 
-    def _wait_for_the_worker(self) -> None:
-        """Wait until it has noted with what is in line that it is held, which it does once: then nothing changes."""
-        unnoted, deadline = 1, time.monotonic() + 30
+    @contextmanager
+    def _one_in_progress(self) -> Iterator[int]:
+        """Have the newest migration be in progress for the length of a block, its heartbeat with it; yield its id."""
         with self.connection.cursor() as cursor:
-            while unnoted and time.monotonic() < deadline:
+            cursor.execute(f"SELECT max(id) FROM {TABLE}")
+            pk = (cursor.fetchone() or (0,))[0]
+            cursor.execute(_BEGUN, [pk])
+            beating = manage_command("shell", "--verbosity", "0", "--command", _HEARTBEAT.format(pk=pk))
+            try:
+                with running(beating, self.where.env, self.where.directory / "heartbeat.log") as process:
+                    self._wait_until(f"SELECT progress_percent > 0 FROM {TABLE} WHERE id = {pk}")
+                    yield pk
+                    if not process.is_alive():
+                        raise CannotGoOn("the heartbeat has ended while the pages were polled")
+            finally:
+                cursor.execute(f"{_AS_BEFORE} WHERE id = %s", [pk])
+
+    def _wait_until(self, sql: str) -> None:
+        """Wait until the query returns true; CannotGoOn after a minute."""
+        deadline = time.monotonic() + 60
+        with self.connection.cursor() as cursor:
+            cursor.execute(sql)
+            while not (cursor.fetchone() or (False,))[0]:
+                if time.monotonic() > deadline:
+                    raise CannotGoOn(f"this has not come true within a minute: {sql}")
                 time.sleep(0.1)
-                cursor.execute(_UNNOTED)
-                unnoted = (cursor.fetchone() or (0,))[0]
+                cursor.execute(sql)
 
     def _addresses(self) -> dict[str, Polled]:
         """Return what is polled, by what it is called, each with the tag that it has now."""
-        token = {"Authorization": f"Bearer {self.door.token}"}
-        with httpx.Client(base_url=self.door.url, trust_env=False) as client:
+        with self._client() as (client, token, session):
             rows = client.get("/api/async-migrations", headers=token).json()
             newest = rows["results"][0]
-            paths = PAGES | {
-                SEARCH: f"/migrations?search={newest['name'][-13:].upper()}",
-                DEEP: "/migrations?page={last}",
-            }
+            given = {"pk": newest["id"], "last": -(-rows["count"] // 50), "end": newest["name"][-13:].upper()}
+            found = {API: _tagged(client, f"/api/async-migrations/{newest['id']}", token)}
+            for label, path in {**PAGES, **FURTHER}.items():
+                found[label] = _tagged(client, path.format(**given), session)
+        return found
+
+    def _renewed(self, pk: int) -> dict[str, Polled]:
+        """Return what is polled while a migration is in progress, which each heartbeat renews."""
+        with self._client() as (client, token, session):
+            retrieve = f"/api/async-migrations/{pk}"
+            found = {RETRIEVE: Polled(retrieve, token, renewed=True), API: _tagged(client, retrieve, token)}
+            for label in ("overview", "list", "detail"):
+                found[label] = _tagged(client, PAGES[label].format(pk=pk), session)
+            found["chart"] = _tagged(client, FURTHER["chart"].format(pk=pk), session)
+        for polled in found.values():
+            polled.renewed = True
+        return found
+
+    @contextmanager
+    def _client(self) -> Iterator[tuple[httpx.Client, dict[str, str], dict[str, str]]]:
+        """Yield a client with the headers of who has a token, and of a page of who is logged in."""
+        with httpx.Client(base_url=self.door.url, trust_env=False) as client:
             _log_in(client)
             session = {"Cookie": f"sessionid={client.cookies['sessionid']}", "HX-Request": "true"}
             client.cookies.clear()
-            found = {API: _tagged(client, f"/api/async-migrations/{newest['id']}", token)}
-            for label, path in paths.items():
-                found[label] = _tagged(client, path.format(pk=newest["id"], last=-(-rows["count"] // 50)), session)
-        return found
+            yield client, {"Authorization": f"Bearer {self.door.token}"}, session
 
     def _poll(self, polled: Polled) -> None:
         """Have each page ask POLLS times, all of them evenly spread; they keep their connections."""
-        processes = self._web(), self._sessions()
-        before = [_spent(each) for each in processes]
+        before = _spent(self._web()), _spent(self._sessions())
         begin, polls = time.monotonic() + 0.1, self.pages * POLLS
         with ThreadPoolExecutor(self.pages) as crowd:
             first = (begin + self.every * number / self.pages for number in range(self.pages))
             for latencies, errors in crowd.map(lambda due: self._ask(polled, due), first):
                 polled.latencies += latencies
                 polled.errors += errors
-        for spent, then, now in zip((polled.web, polled.sessions), before, map(_spent, processes), strict=True):
-            spent.append(1000 * (now - then) / polls)
+        after = _spent(self._web()), _spent(self._sessions())
+        for spent, then, now in zip((polled.web, polled.sessions), before, after, strict=True):
+            # One that has ended meanwhile takes its figure along; the one in its place has begun with nothing.
+            spent.append(1000 * sum(seconds - then.get(pid, 0.0) for pid, seconds in now.items()) / polls)
 
     def _ask(self, polled: Polled, due: float) -> tuple[list[float], int]:
-        """Be one page, from the moment when its first poll is due; return latencies, and how many got no 304."""
-        latencies, errors = [], 0
+        """Be one page, from when its first poll is due; return latencies, and how many got a wrong answer."""
+        latencies, errors, headers = [], 0, dict(polled.headers)
         with closing(HTTPConnection("127.0.0.1", self.where.port, timeout=30)) as connection:
             for _ in range(POLLS):
                 time.sleep(max(0.0, due - time.monotonic()))
-                connection.request("GET", polled.path, headers=polled.headers)
+                connection.request("GET", polled.path, headers=headers)
                 answer = connection.getresponse()
                 answer.read()
                 latencies.append(1000 * (time.monotonic() - due))
-                errors += answer.status != 304
+                errors += answer.status not in ((200, 304) if polled.renewed else (304,))
+                if polled.renewed and "If-None-Match" in headers:
+                    headers["If-None-Match"] = answer.headers.get("ETag", "")
                 due += self.every
         return latencies, errors
 
@@ -168,17 +241,16 @@ class Polling:
                 found.append(psutil.Process(pid))
         return found
 
-    def _tables(self, measured: dict[int, dict[str, Polled]], screen: Screen) -> Iterator[Table]:
-        for size, polled in measured.items():
-            title = (
-                f"{self.pages} open pages, each polling every {self.every:g} s, {size:,} migrations, {POLLS} polls "
-                f"{self.rounds} times each in turn: medians"
-            )
-            columns = ("", "a poll: web", "PostgreSQL", "of the API's", "CPU a second", "p50", "p99", "errors")
-            table = screen.table(title, *columns)
-            for label, each in polled.items():
-                table.add_row(label, *_cells(each, polled[API], self.pages / self.every))
-            yield table
+    def _table(self, what: str, measured: dict[str, Polled], yardstick: str, screen: Screen) -> Table:
+        title = (
+            f"{self.pages} open pages, each polling every {self.every:g} s, {what}, {POLLS} polls "
+            f"{self.rounds} times each in turn: medians"
+        )
+        of = f"of {yardstick}"
+        table = screen.table(title, "", "a poll: web", "PostgreSQL", of, "CPU a second", "p50", "p99", "errors")
+        for label, each in measured.items():
+            table.add_row(label, *_cells(each, measured[yardstick], self.pages / self.every))
+        return table
 
 
 def _log_in(client: httpx.Client) -> None:
@@ -194,14 +266,14 @@ def _tagged(client: httpx.Client, path: str, headers: dict[str, str]) -> Polled:
     return Polled(path, {**headers, "If-None-Match": tag})
 
 
-def _spent(processes: Iterable[psutil.Process]) -> float:
-    """Return CPU seconds so far."""
-    total = 0.0
+def _spent(processes: Iterable[psutil.Process]) -> dict[int, float]:
+    """Return CPU seconds so far, by process id."""
+    spent = {}
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-            total += times.user + times.system
-    return total
+            spent[process.pid] = times.user + times.system
+    return spent
 
 
 def _cells(polled: Polled, api: Polled, polls_a_second: float) -> Iterator[str]:
@@ -212,10 +284,15 @@ def _cells(polled: Polled, api: Polled, polls_a_second: float) -> Iterator[str]:
     yield str(polled.errors)
 
 
-def _bounds(few: dict[str, Polled], many: dict[str, Polled]) -> Iterator[Bound]:
+def _bounds(few: dict[str, Polled], many: dict[str, Polled], renewed: dict[str, Polled]) -> Iterator[Bound]:
     pages = statistics.mean(many[page].cost for page in PAGES) / many[API].cost
     yield Bound("what a poll of a page costs, of what a 304 poll of the API does", pages, AS_THE_API)
-    growth = sum(many[page].cost for page in PAGES) / sum(few[page].cost for page in PAGES)
+    for label in FURTHER:
+        yield Bound(f"the same of: {label}", many[label].cost / many[API].cost, AS_THE_API)
+    polled = (*PAGES, *FURTHER)
+    growth = sum(many[page].cost for page in polled) / sum(few[page].cost for page in polled)
     yield Bound("what a poll of a page costs over many rows, of what it does over few", growth, GROWTH)
-    errors = sum(each.errors for polled in (few, many) for each in polled.values())
-    yield Bound("polls that were not answered by 304", errors, 0)
+    shown = statistics.mean(renewed[page].cost for page in ("overview", "list", "detail")) / renewed[RETRIEVE].cost
+    yield Bound("what a poll of a page costs while one is in progress, of what a retrieve does", shown, AS_A_RETRIEVE)
+    errors = sum(each.errors for measured in (few, many, renewed) for each in measured.values())
+    yield Bound("polls that got a wrong answer", errors, 0)

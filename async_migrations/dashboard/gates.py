@@ -13,11 +13,13 @@ from django.http import HttpRequest, HttpResponse
 from django.urls import reverse
 
 from .. import asking, lifecycle
+from ..conf import conf
 from ..later_files import needing
-from ..lifecycle import Wanted, gate
+from ..lifecycle import Verdict, Wanted, gate
 from ..lifecycle.gate import Reason
 from ..models import AsyncMigrationHold
 from ..states import Status
+from . import watch
 from .door import door, live, may
 
 logger = logging.getLogger("async_migrations")
@@ -43,7 +45,7 @@ def gates(request: HttpRequest) -> HttpResponse:
     asked = len(wanted.names) + len(wanted.prefixes) + len(wanted.apps)
     if not asked:
         return _survey(request, wanted, holds)
-    verdict = lifecycle.judge(wanted) if asked <= gate.MOST else None
+    verdict = _verdict(wanted, holds) if asked <= gate.MOST else None
 
     def context() -> dict[str, Any]:
         reasons = [(reason, *_next(reason, may(request))) for reason in verdict.reasons] if verdict else []
@@ -54,17 +56,22 @@ def gates(request: HttpRequest) -> HttpResponse:
 
 
 def _survey(request: HttpRequest, wanted: Wanted, holds: list[AsyncMigrationHold]) -> HttpResponse:
-    """Show how all packages stand; they are counted only if something has moved, not for each look."""
-    # What is in progress is written every second, and says nothing new here before it has ended.
-    still = lifecycle.rows().exclude(status=Status.IN_PROGRESS).order_by("-updated_at", "-id")
-    moved = still.values_list("updated_at", flat=True).first()
+    """Show how all packages stand."""
+    held = [hold.pk for hold in holds]
+    question = ("survey", conf.control_database, wanted.database)
+    found = watch.remembered(question, lambda: lifecycle.survey(wanted.database), held)
+    few, more = found[:SHOWN], max(0, len(found) - SHOWN)
 
     def context() -> dict[str, Any]:
-        found = lifecycle.survey(wanted.database)
-        few = {"standings": found[:SHOWN], "more": max(0, len(found) - SHOWN), "holds": holds}
-        return {**_form(wanted), **few, "needing": _needing}
+        return {**_form(wanted), "standings": few, "more": more, "holds": holds, "needing": _needing}
 
-    return live(request, "gates", (wanted, moved, lifecycle.counts(), [hold.pk for hold in holds]), context)
+    return live(request, "gates", (wanted, few, more, held), context)
+
+
+def _verdict(wanted: Wanted, holds: list[AsyncMigrationHold]) -> Verdict:
+    """Return what the gate says. All that match are counted only if something has happened, not for each look."""
+    depends = [hold.pk for hold in holds], watch.going(gate.matched(wanted))
+    return watch.remembered(("gate", conf.control_database, repr(wanted)), lambda: lifecycle.judge(wanted), depends)
 
 
 def _needing() -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from django.core.paginator import Paginator
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
 from .. import asking, lifecycle
@@ -21,6 +22,7 @@ from ..states import TERMINAL, Direction, Kind, Status
 from . import watch
 from .door import door, live, may, page, sorry
 from .filters import PageFilter
+from .fragments import rendered
 
 #: What can be asked of several at once.
 OF_MANY = ("run", "cancel", "rollback")
@@ -36,9 +38,9 @@ def overview(request: HttpRequest) -> HttpResponse:
     parts = watch.overview()
 
     def context() -> dict[str, Any]:
-        rows = {name: watch.in_full(tags) for name, tags in parts.items()}
+        cards = {name: rendered(request, "card", tags) for name, tags in parts.items()}
         holds = list(lifecycle.holds_in_force())
-        return {**rows, "holds": holds, "counts": counts, "few": watch.FEW, "most": watch.MOST}
+        return {**cards, "holds": holds, "counts": counts, "few": watch.FEW, "most": watch.MOST}
 
     return live(request, "overview", (counts, watch.holds(), parts), context)
 
@@ -46,22 +48,27 @@ def overview(request: HttpRequest) -> HttpResponse:
 @door("GET", "HEAD")
 def listing(request: HttpRequest) -> HttpResponse:
     """Show a page of the migrations that match what the address says."""
-    rows = lifecycle.rows().order_by("-id")
-    if request.GET:
-        found = PageFilter(request.GET, queryset=rows)
-        rows = found.qs if found.form.is_valid() else rows.none()
-    shown = watch.listing(rows, request.GET.get("page"))
+
+    def rows() -> QuerySet[AsyncMigrationStatus]:
+        every = lifecycle.rows().order_by("-id")
+        if not request.GET:
+            return every
+        found = PageFilter(request.GET, queryset=every)
+        return found.qs if found.form.is_valid() else every.none()
+
+    shown = watch.listing(rows, request.GET)
 
     def context() -> dict[str, Any]:
+        many = [verb for verb in OF_MANY if verb in may(request)]
         return {
             "found": PageFilter(request.GET),
-            "rows": watch.in_full(shown.tags),
+            "lines": rendered(request, "line", shown.tags, pick=bool(many)),
             "page_of": shown,
             "most": max(watch.MOST, shown.last),
             "holds": list(lifecycle.holds_in_force()),
             "filtered": any(request.GET.get(name) for name in PageFilter.base_filters if name != "ordering"),
             "columns": list(_columns(request)),
-            "many": [verb for verb in OF_MANY if verb in may(request)],
+            "many": many,
         }
 
     return live(request, "list", (shown, watch.holds()), context)

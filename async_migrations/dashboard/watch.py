@@ -1,21 +1,24 @@
 """What tells an open page that it is no longer what it shows: a few columns of the rows that are on it.
 
 Each page that is open asks every second and a half, and nearly always nothing has changed. So none of this grows with
-the number of migrations: what is shown is found by an index, and counted up to a bound.
+the number of migrations: what is shown is found by an index, and counted up to a bound; what no index finds is looked
+for when something has happened, and not before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cache, partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.models import CharField, F, Q, QuerySet, Subquery, Value
 from django.db.models.functions import Coalesce, Now
+from django.http import QueryDict
 
 from .. import lifecycle
 from ..conf import conf
@@ -32,6 +35,15 @@ MOST = 1_000
 #: A migration that could have begun this long ago, and has not, wants somebody to look.
 LONG_IN_LINE = timedelta(minutes=15)
 
+#: So many events tell that something has happened: also one that commits after others that were written after it.
+NEWEST = 20
+
+#: For so long what was found is taken for true while nothing has happened, in seconds: a row may go, a day may end.
+TRUE_FOR = 60.0
+
+#: How many questions are remembered with what was found.
+REMEMBERED = 500
+
 #: Every write of `lifecycle` sets `updated_at`.
 _TAG = ("pk", *OF_THE_TAG)
 _LAST_CHANGED = (F("updated_at").desc(), "pk")
@@ -39,6 +51,10 @@ _LAST_CHANGED = (F("updated_at").desc(), "pk")
 # Stands in the parameters for the id that is asked for.
 _PK = -(2**62)
 
+# By question: when it was looked for, what it depended on, and what was found.
+_FOUND: dict[Hashable, tuple[float, Any, Any]] = {}
+
+T = TypeVar("T")
 Tag = tuple[Any, ...]
 Rows = QuerySet[Any, Any]
 Migrations = QuerySet[AsyncMigrationStatus]
@@ -85,18 +101,41 @@ def overview() -> dict[str, list[Tag]]:
     return {"troubled": by_change[:FEW], "going": found["going"], "waiting": found["waiting"]}
 
 
-def listing(rows: Migrations, asked: str | None) -> Page:
-    """Return a page of the rows; asked: its number, the first where that makes no sense, the last where it is less."""
-    number = max(1, int(asked)) if asked and asked.isdecimal() and len(asked) < 10 else 1
-    tags = _page(rows, number)
-    if not tags and number > 1:
-        number = max(1, -(-rows.count() // LISTED))
-        tags = _page(rows, number)
-    further = len(tags) > LISTED
-    count = (number - 1) * LISTED + len(tags)
-    if further and count <= MOST:
-        count = rows.order_by()[: MOST + 1].count()
-    return Page(number, tags[:LISTED], further, count)
+def listing(rows: Callable[[], Migrations], asked: QueryDict) -> Page:
+    """Return a page of the rows that are asked for.
+
+    asked: the address, with the number of the page: the first where that makes no sense, the last where it is less.
+    """
+    question = asked.urlencode()
+    # What a heartbeat writes moves a row in no other order.
+    changed = _ask(_changed) if "updated_at" in question else None
+    key = ("list", conf.control_database, question)
+    found = remembered(key, lambda: _page(rows(), asked.get("page")), changed)
+    return replace(found, tags=_tags(found.tags))
+
+
+def remembered(question: Hashable, look: Callable[[], T], depends: Any = None) -> T:
+    """Return what is found by a look that may take long; it is not taken again while nothing has happened.
+
+    question: what is looked for. depends: what else the answer depends on, beside what has an event.
+    """
+    # Asked before the look: what happens meanwhile is then looked for once more, and never missed.
+    depends = (_ask(_newest_events), depends)
+    at, before, found = _FOUND.get(question, (0.0, None, None))
+    if before == depends and time.monotonic() - at < TRUE_FOR:
+        return found  # type: ignore[no-any-return]
+    now, looked = time.monotonic(), look()
+    if len(_FOUND) >= REMEMBERED:
+        _FOUND.clear()
+    _FOUND[question] = now, depends, looked
+    return looked
+
+
+def going(among: Migrations) -> list[Tag]:
+    """Return what a gate says of those that are in progress, and which of those in line is the next to come due."""
+    waits = _waiting().alias(wanted_at=Coalesce("run_at", "requested_at")).filter(wanted_at__gt=Now())
+    under_way = among.filter(status=Status.IN_PROGRESS).order_by("pk").values_list("pk", "phase", "progress_percent")
+    return [*under_way, *waits.order_by("wanted_at").values_list("run_at")[:1]]
 
 
 def one(pk: int) -> tuple[str, Tag]:
@@ -109,6 +148,11 @@ def one(pk: int) -> tuple[str, Tag]:
 def holds(database: str | None = None) -> list[int]:
     """Return the ids of the holds in force, with `database` of those that apply there; a changed one is another one."""
     return [pk for pk, of in _ask(_holds) if database is None or of in ("", database)]
+
+
+def tag_of_row(row: AsyncMigrationStatus) -> Tag:
+    """Return the tag of a row."""
+    return tuple(getattr(row, name) for name in _TAG)
 
 
 def in_full(tags: Iterable[Tag]) -> list[AsyncMigrationStatus]:
@@ -185,8 +229,36 @@ _PARTS: dict[str, Callable[[], Migrations]] = {
 _EACH_PART = tuple(partial(_part, name) for name in _PARTS)
 
 
-def _page(rows: Migrations, number: int) -> list[Tag]:
-    """Return the tags of a page and of one row more. First its keys, which an index says by itself."""
+def _newest_events() -> Rows:
+    return AsyncMigrationEvent.objects.order_by("-id").values_list("pk", "created_at")[:NEWEST]
+
+
+def _changed() -> Rows:
+    return lifecycle.rows().order_by("-updated_at", "-id").values_list("pk", "updated_at")[:LISTED]
+
+
+def _page(rows: Migrations, asked: str | None) -> Page:
+    """Return a page with the keys of its rows, which an index says by itself, in the place of their tags."""
+    number = max(1, int(asked)) if asked and asked.isdecimal() and len(asked) < 10 else 1
+    keys = _keys(rows, number)
+    if not keys and number > 1:
+        number = max(1, -(-rows.count() // LISTED))
+        keys = _keys(rows, number)
+    further = len(keys) > LISTED
+    count = (number - 1) * LISTED + len(keys)
+    if further and count <= MOST:
+        count = rows.order_by()[: MOST + 1].count()
+    return Page(number, keys[:LISTED], further, count)
+
+
+def _keys(rows: Migrations, number: int) -> list[Tag]:
+    """Return the keys of a page and of one row more."""
     start = (number - 1) * LISTED
-    keys = rows.values("pk")[start : start + LISTED + 1]
-    return list(rows.filter(pk__in=keys).values_list(*_TAG))
+    return list(rows.values_list("pk")[start : start + LISTED + 1])
+
+
+def _tags(keys: Iterable[Tag]) -> list[Tag]:
+    """Return the tags of the rows with these keys, in their order, as they are now."""
+    order = [pk for pk, *_ in keys]
+    found = {tag[0]: tag for tag in lifecycle.rows().filter(pk__in=order).order_by().values_list(*_TAG)}
+    return [found[pk] for pk in order if pk in found]

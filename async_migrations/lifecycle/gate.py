@@ -92,16 +92,16 @@ class Standing:
 
 def judge(wanted: Wanted) -> Verdict:
     """Say whether all that is wanted is FINISHED. What nobody has recorded yet keeps the gate shut."""
-    matched = _matched(wanted)
+    asked_for = matched(wanted)
     holds = list(holds_in_force())
     # Before what is there is counted: what is recorded between the two looks is then in both, and never in neither.
-    unknown = list(_unknown(wanted, matched))
-    counts = list(matched.order_by().values_list("status", "database").annotate(count=Count("pk")))
+    unknown = list(_unknown(wanted, asked_for))
+    counts = list(asked_for.order_by().values_list("status", "database").annotate(count=Count("pk")))
     if not counts:  # Also where somebody has deleted all of it between the two.
-        unknown = list(_unknown(wanted, matched.none()))
+        unknown = list(_unknown(wanted, asked_for.none()))
     states = {_state(status, database, holds) for status, database, _ in counts} | {reason.state for reason in unknown}
     shut = sum(count for status, _, count in counts if status != Status.FINISHED)
-    found = [_reason(row, holds) for row in _worst(matched)] if shut else []
+    found = [_reason(row, holds) for row in _worst(asked_for)] if shut else []
     reasons = sorted([*unknown, *found], key=lambda reason: -STATES.index(reason.state))[:MOST]
     return Verdict(
         state=max(states, key=STATES.index, default=PASS),
@@ -142,7 +142,8 @@ def _standing(
     return Standing(prefix, app, state, finished, sum(count for _, _, count in counts))
 
 
-def _matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
+def matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
+    """Return all migrations that are asked for."""
     any_of = Q(name__in=wanted.names)
     for prefix in (*wanted.prefixes, *map(prefix_of_app, wanted.apps)):
         any_of |= Q(name__startswith=prefix)

@@ -25,6 +25,7 @@ FIGURES = (
     "4 clients, 200 reads and writes a second while this runs",
     "the worker's memory, 20,000 rows against 2,000",
     "10 open pages, each polling every 0.2 s, 1,000 migrations",
+    "1,000 migrations, one in progress",
 )
 UNDER_LOAD = ("304 poll", "plain DRF, retrieve", "short requests beside the pollers")
 

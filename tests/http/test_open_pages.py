@@ -8,8 +8,10 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 
 from async_migrations import lifecycle
+from async_migrations.dashboard import watch
 from async_migrations.lifecycle import Origin
 from async_migrations.rest.permissions import OPERATORS
 from async_migrations.states import Status
@@ -87,6 +89,53 @@ def test_a_detail_notices_an_event_that_changes_nothing_else(operator_page, migr
     page = Open(operator_page, f"/migrations/{row.pk}")
     lifecycle.remark(row.pk, "noted", ORIGIN)
     assert page.sees()
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/migrations", "/migrations?search=APP&ordering=-updated_at", "/gates?prefix=app."]
+)
+def test_each_heartbeat_is_seen(operator_page, migration, path):
+    first, second = migration(Status.STARTED), migration(Status.STARTED, database="second")
+    leases = [begin(first.pk), begin(second.pk)]
+    page = Open(operator_page, path)
+    for percent, lease in zip((12.5, 25.5, 50.5, 75.5), leases * 2, strict=True):
+        lifecycle.renew(lease, progress_percent=percent)
+        assert f"{percent} %" in page.sees()
+        assert page.sees() == ""
+
+
+def test_a_search_is_carried_out_when_something_has_happened_and_not_with_each_heartbeat(operator_page, migration):
+    row, other = migration(Status.STARTED), migration()
+    page, lease = Open(operator_page, "/migrations?search=APP"), begin(row.pk)
+    page.sees()
+
+    def searches() -> int:
+        with CaptureQueriesContext(connection) as captured:
+            page.sees()
+        return sum("UPPER(" in query["sql"] for query in captured)
+
+    assert searches() == 0
+    lifecycle.renew(lease, progress_percent=12.5)
+    assert searches() == 0
+    lifecycle.run(other.pk, ORIGIN)
+    assert searches() > 0
+
+
+def test_what_goes_without_a_trace_is_noticed_after_a_while(operator_page, migration, monkeypatch):
+    rows = [migration() for _ in range(watch.LISTED + 1)]
+    page = Open(operator_page, "/migrations?status=SCHEDULED")
+    lifecycle.rows().filter(pk=rows[0].pk).delete()  # On the next page: nothing that is shown has changed.
+    assert page.sees() == "", "and nothing has happened that would be looked for"
+    monkeypatch.setattr(watch, "TRUE_FOR", 0.0)
+    assert f"1–{watch.LISTED} of {watch.LISTED}<" in page.sees()
+
+
+def test_a_line_that_was_made_for_somebody_else_shows_nobody_more_than_he_may(operator_page, browser, migration):
+    row, viewer = migration(), browser()
+    for _ in range(2):
+        lines = [client.get("/migrations").text for client in (operator_page, viewer)]
+        assert all(f'href="/migrations/{row.pk}"' in line for line in lines)
+        assert [f'id="pick-{row.pk}"' in line for line in lines] == [True, False]
 
 
 def test_a_permission_that_is_taken_away_is_gone_at_the_next_poll(operator_page, migration):
