@@ -5,8 +5,9 @@ RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.complete
 ARGS   ?=
 
-# Programs that tests drive and no wheel has. In CI a missing one is a failure, on a laptop a skip.
-PROGRAMS := chromium curl jq openssl
+# Programs that tests drive and no wheel has; the servers among them in CI only. There a missing one is a failure, on a
+# laptop a skip.
+PROGRAMS := chromium curl jq openssl $(if $(CI),pgbouncer promtool rabbitmq-server)
 
 # What only looks at the code needs settings that load, but neither a server nor a secret.
 TOOLING := DATABASE_URL=sqlite://:memory: SECRET_KEY=tooling

@@ -243,9 +243,7 @@ class AsyncMigrationStatusAdmin(ReadOnlyAdmin):
         looks = preflight.Looks()
         for row in rows:
             try:
-                if verb == states.RUN.name:
-                    looks.require(row)
-                answer = ask(verb, row.pk, origin, looked=True)
+                answer = ask(verb, row.pk, origin, looks=looks)
             except (TransitionRefused, PreflightFailed) as exc:
                 refused(verb, origin, exc, row)
                 messages.error(request, str(exc))

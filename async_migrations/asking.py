@@ -61,18 +61,20 @@ def ask(
     max_attempts: int | None = None,
     force: bool = False,
     looked: bool = False,
+    looks: preflight.Looks | None = None,
 ) -> Answer:
     """Carry out one of `states.VERBS` on one migration, by its name, and nudge a worker.
 
     run_at, priority, max_attempts: with "run", as `lifecycle.run` takes them. force: with "run": whatever stands in the
-    way. looked: with "run": who asks has looked whether something does. Returns the row as it is after the nudge, which
-    without a broker has carried the migration out already. Raises TransitionRefused, PreflightFailed, OutOfLimits, and
+    way. looked: with "run": who asks has looked whether something does. looks: those of all that are asked
+    for together, None where it is one. Returns the row as it is after the nudge, which without a broker has carried the
+    migration out already. Raises TransitionRefused, PreflightFailed, OutOfLimits, and
     AsyncMigrationStatus.DoesNotExist.
     """
     if verb == RUN.name:
         terms: dict[str, Any] = {"run_at": run_at, "priority": priority, "max_attempts": max_attempts}
         terms["sent"] = run_at is None and tasks.broker_is_configured()
-        require = None if force or looked else preflight.require
+        require = None if force or looked else (looks or preflight.Looks()).require
         answer = lifecycle.run(pk, origin, **terms, forced=force, require=require)
     else:
         answer = _VERBS[verb](pk, origin)
@@ -103,11 +105,13 @@ def ask_each(
     *,
     among: QuerySet[AsyncMigrationStatus],
     dry_run: bool = False,
+    between: Callable[[], object] = lambda: None,
 ) -> list[Item]:
     """Carry out "run" or "cancel" on each migration by itself, and nudge workers when all are in line.
 
     What becomes of one keeps nothing from the others. among: what is there for who asks. dry_run: only say what would
-    become of each as it is now. Raises NotAllTried where the control database fails in between.
+    become of each as it is now. between: is called before each. Raises NotAllTried where the control
+    database fails in between.
     """
     known = among.in_bulk(pks)
     looks = preflight.Looks()
@@ -118,6 +122,7 @@ def ask_each(
         return Item(pk, None, "not_found")
 
     def carried_out(pk: int) -> Item:
+        between()
         row = known.get(pk)
         if row is None:
             return not_found(pk)

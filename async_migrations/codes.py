@@ -103,9 +103,9 @@ ERRORS: dict[str, Meaning] = {
         "correct the file, migrate again, `run`",
     ),
     "leftovers_stay": Meaning(
-        False,
+        True,
         "it was to be cancelled, but what it has left running or behind cannot be removed; `message` says why. "
-        "Repeated if that may pass by itself. One reason: another session holds the migration's lock for longer than a "
+        "Repeated only if that may pass by itself. One reason: another session holds the migration's lock for longer than a "
         "lease; `detail` says which",
         "see to what `message` says, then `run`; or `cancel` again, which leaves everything as it is",
     ),

@@ -1,8 +1,8 @@
 """What files need of async migrations, and what files that are yet to be applied take away from unfinished ones.
 
 It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
-operations that drop or rename tables, columns, indexes and constraints, and DROP and RENAME in RunSQL; what no row says
-yet, and what a RunPython does, are not.
+operations that drop or rename tables, columns, indexes and constraints, and DROP and RENAME in RunSQL and in later SQL
+migrations; what no row says yet, and what another RunPython does, are not.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ def _losses(app: str, operation: Operation, state: ProjectState, alias: str) -> 
             yield _Loss(f"drops the constraint {name}", (name,))
         case operations.RunSQL(sql=sql):
             yield from _losses_of_sql(_text(sql))
+        case operations.RunPython(code=code):
+            yield from _losses_of_sql(getattr(code, "async_migration", ""))
 
 
 def _losses_of_sql(sql: str) -> Iterator[_Loss]:

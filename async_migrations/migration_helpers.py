@@ -232,7 +232,8 @@ def _operations(
     def backwards(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
         ask("rollback", apps, schema_editor)
 
-    forwards.async_migration = True  # type: ignore[attr-defined]
+    # For those who read files without applying them. A backfill drops and renames nothing.
+    forwards.async_migration = wanted.sql_forwards if isinstance(wanted, Request) else ""  # type: ignore[attr-defined]
     return forwards, backwards
 
 

@@ -156,4 +156,5 @@ def _held_by_others(holder: dict[str, Any]) -> ExecutionError:
         message="Another session holds the lock of this migration, so nothing tells whether its SQL still runs.",
         detail=f"pid {holder['pid']}, application_name {holder['application_name']!r}, {holder['state']}, "
         f"last statement: {holder['query']}",
+        retryable=False,  # Who it is, and what it does, only a person can find out.
     )

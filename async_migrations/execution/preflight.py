@@ -126,19 +126,20 @@ def require(migration: AsyncMigrationStatus) -> None:
 
 
 class Looks:
-    """The looks before many migrations are put in line, while somebody waits: _MANY_SECONDS for all, from now on."""
+    """The looks before many migrations are put in line, while somebody waits: _MANY_SECONDS for all together."""
 
     def __init__(self) -> None:
-        self._deadline = time.monotonic() + _MANY_SECONDS
+        self._left = _MANY_SECONDS
         self._away: set[str] = set()
 
     def require(self, migration: AsyncMigrationStatus) -> None:
         """Do as `require` does; let pass as well what is on a target that was away before, or when the time is up."""
-        left = min(_QUICK_SECONDS, self._deadline - time.monotonic())
-        if migration.status not in states.RUN.sources or migration.database in self._away or left <= 0:
+        if migration.status not in states.RUN.sources or migration.database in self._away or self._left <= 0:
             return
-        look = _Preflight(migration, Direction.FORWARDS, left)
+        begun = time.monotonic()
+        look = _Preflight(migration, Direction.FORWARDS, min(_QUICK_SECONDS, self._left))
         errors = [each for each in look.findings(_ERRORS) if each.level == ERROR]
+        self._left -= time.monotonic() - begun  # What is carried out between two looks does not count.
         if look.away:
             self._away.add(migration.database)
         if errors:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from django.apps import apps
 from django.db.migrations.loader import MigrationLoader
-from django.db.models import Case, Count, IntegerField, Q, QuerySet, Value, When
+from django.db.models import Case, Count, IntegerField, Q, QuerySet, TextField, Value, When
 from django.db.models.functions import Length, Reverse, StrIndex, Substr
 from django.utils import timezone
 
@@ -95,10 +95,11 @@ def judge(wanted: Wanted) -> Verdict:
     asked_for = matched(wanted)
     holds = list(holds_in_force())
     # Before what is there is counted: what is recorded between the two looks is then in both, and never in neither.
-    unknown = list(_unknown(wanted, asked_for))
+    names = set(asked_for.filter(name__in=wanted.names).order_by().values_list("name", flat=True))
+    unknown = list(_unknown(wanted, names, _begun(wanted)))
     counts = list(asked_for.order_by().values_list("status", "database").annotate(count=Count("pk")))
     if not counts:  # Also where somebody has deleted all of it between the two.
-        unknown = list(_unknown(wanted, asked_for.none()))
+        unknown = list(_unknown(wanted, (), ()))
     states = {_state(status, database, holds) for status, database, _ in counts} | {reason.state for reason in unknown}
     shut = sum(count for status, _, count in counts if status != Status.FINISHED)
     found = [_reason(row, holds) for row in _worst(asked_for)] if shut else []
@@ -142,13 +143,21 @@ def _standing(
     return Standing(prefix, app, state, finished, sum(count for _, _, count in counts))
 
 
+def _here(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
+    here = rows() if wanted.database is None else rows().filter(database=wanted.database)
+    return here if wanted.known is None else here.filter(database__in=wanted.known)
+
+
 def matched(wanted: Wanted) -> QuerySet[AsyncMigrationStatus]:
     """Return all migrations that are asked for."""
     any_of = Q(name__in=wanted.names)
-    for prefix in (*wanted.prefixes, *map(prefix_of_app, wanted.apps)):
+    for prefix in _prefixes(wanted):
         any_of |= Q(name__startswith=prefix)
-    here = rows() if wanted.database is None else rows().filter(database=wanted.database)
-    return (here if wanted.known is None else here.filter(database__in=wanted.known)).filter(any_of)
+    return _here(wanted).filter(any_of)
+
+
+def _prefixes(wanted: Wanted) -> list[str]:
+    return [*wanted.prefixes, *map(prefix_of_app, wanted.apps)]
 
 
 def _worst(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationStatus]:
@@ -164,20 +173,34 @@ def _worst(matched: QuerySet[AsyncMigrationStatus]) -> QuerySet[AsyncMigrationSt
     return rows().filter(pk__in=worst).defer("sql_forwards", "sql_backwards", "options").order_by(*order)
 
 
-def _unknown(wanted: Wanted, matched: QuerySet[AsyncMigrationStatus]) -> Iterator[Reason]:
-    """Yield a reason for everything that is asked for and that no migration is."""
+def _begun(wanted: Wanted) -> set[str]:
+    """Return with which of the prefixes that are asked for some name begins.
+
+    One query, for each prefix a part that an index answers with one row.
+    """
+    here = _here(wanted).order_by()
+    parts = [
+        here.filter(name__startswith=each).values_list(Value(each, TextField()), flat=True)[:1]
+        for each in _prefixes(wanted)
+    ]
+    return set(here.none().values_list("name", flat=True).union(*parts, all=True))
+
+
+def _unknown(wanted: Wanted, names: Collection[str], begun: Collection[str]) -> Iterator[Reason]:
+    """Yield a reason for everything that is asked for and that no migration is.
+
+    names: that some have. begun: prefixes with which some begin.
+    """
     where = f" on database {wanted.database}" if wanted.database else ""
-    known = set(matched.filter(name__in=wanted.names).order_by().values_list("name", flat=True))
     for name in dict.fromkeys(wanted.names):
-        if name not in known:
+        if name not in names:
             yield _missing(name, f"no migration of this name{where}", wanted)
     for prefix in wanted.prefixes:
-        if not matched.filter(name__startswith=prefix).exists():
+        if prefix not in begun:
             yield _missing(prefix, f"no migration that begins like this{where}", wanted)
     for label in wanted.apps:
-        if not matched.filter(name__startswith=prefix_of_app(label)).exists():
-            what = f"no migration of this app{where}, none that begins with {prefix_of_app(label)!r}"
-            yield _missing(label, what, wanted)
+        if (prefix := prefix_of_app(label)) not in begun:
+            yield _missing(label, f"no migration of this app{where}, none that begins with {prefix!r}", wanted)
 
 
 def _missing(name: str, what: str, wanted: Wanted) -> Reason:

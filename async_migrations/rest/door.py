@@ -141,6 +141,11 @@ class Door(APIView):
             self.reservation.keep(answer)
         return answer
 
+    def keep_reservation(self) -> None:
+        """Keep others from taking the key over, between the parts of a request that may take long."""
+        if self.reservation is not None:
+            self.reservation.renew()
+
     def permission_for(self, method: str) -> str:
         """Return the permission that a request with this method needs."""
         return self.permission

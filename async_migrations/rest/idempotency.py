@@ -2,8 +2,8 @@
 
 The key is reserved by a row that is committed before anything is done: of two at once one acts, the other hears that
 it is in use. The action and the answer to it are not one transaction, for an action may be many. So a web process that
-dies in between leaves a reservation without an answer; that one counts for a minute only. Whoever asks after that acts
-again, which every verb here bears: asking twice changes nothing.
+dies in between leaves a reservation without an answer; that one counts for a minute only, and is renewed by what takes
+longer. Whoever asks after that acts again, which every verb here bears: asking twice changes nothing.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import re
+import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 from django.db import DatabaseError, InterfaceError, transaction
-from django.db.models import QuerySet
+from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpResponse
 from rest_framework.exceptions import ValidationError
@@ -38,6 +40,8 @@ METHODS = frozenset({"POST", "PUT", "PATCH"})
 _SANE = re.compile(r"[\x20-\x7e]{1,255}")
 _KEPT = timedelta(hours=24)
 _RESERVED = timedelta(seconds=60)  # longer than a request takes that leaves the work to a worker
+_RENEWED_AFTER = 10  # seconds
+_ASK_AGAIN = timedelta(seconds=5)  # at the latest: most answers that take long are there soon after
 _HEADERS = ("Content-Type", "Cache-Control", "ETag", "Location", "Retry-After")
 _FORGOTTEN_AT_ONCE = 10  # more than one reservation adds, so the table shrinks to what is alive
 
@@ -54,11 +58,18 @@ class Replay(Exception):
         return HttpResponse(self.answer["content"], status=self.answer["status"], headers=headers)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Reservation:
     """The right to answer a key: valid while its row is there. Who takes a key over makes a new one."""
 
     pk: int
+    renewed: float = field(default_factory=time.monotonic)
+
+    def renew(self) -> None:
+        """Let it count for its whole time again, if some of that has passed."""
+        if time.monotonic() - self.renewed > _RENEWED_AFTER:
+            _keys().filter(pk=self.pk).update(expires_at=Now() + _RESERVED)
+            self.renewed = time.monotonic()
 
     def keep(self, answer: Any) -> None:
         """Write the answer down, or with a 5xx give the key back. What was done stays done if that fails."""
@@ -92,10 +103,11 @@ def reserve(request: Request) -> Reservation | None:
     expires_at: Any = Now() + _RESERVED
     wanted = AsyncMigrationKey(caller=caller, key=key, payload=payload, token=token, expires_at=expires_at)
     _keys().bulk_create([wanted], ignore_conflicts=True)
-    return _decide(of_caller.first(), payload, token)
+    left = ExpressionWrapper(F("expires_at") - Now(), DurationField())
+    return _decide(of_caller.annotate(left=left).first(), payload, token)
 
 
-def _decide(found: AsyncMigrationKey | None, payload: str, token: uuid.UUID) -> Reservation:
+def _decide(found: Any, payload: str, token: uuid.UUID) -> Reservation:
     if found is None:  # It was given back, or ran out, just now.
         raise KeyInUse
     if found.token == token:
@@ -103,8 +115,13 @@ def _decide(found: AsyncMigrationKey | None, payload: str, token: uuid.UUID) -> 
     if found.payload != payload:
         raise KeyReused
     if found.answer is None:
-        raise KeyInUse
+        raise KeyInUse(_retry_after(found.left))
     raise Replay(found.answer)
+
+
+def _retry_after(left: timedelta) -> int:
+    """Return in how many seconds to ask again: the older a reservation, the later, but not after it has run out."""
+    return max(1, math.ceil(min(_RESERVED - left, left, _ASK_AGAIN).total_seconds()))
 
 
 def _payload(request: Request) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from rest_framework import exceptions
 
 
@@ -40,10 +38,14 @@ class KeyInUse(exceptions.APIException):
     status_code = 409
     default_code = "idempotency_key_in_use"
     default_detail = (
-        "A request with this Idempotency-Key is still in progress, and this one was not looked at. Send it again in a "
-        "moment, unchanged: then it gets the first one's answer."
+        "A request with this Idempotency-Key is still in progress, and this one was not looked at. Send it again after "
+        "Retry-After, unchanged: then it gets the first one's answer, or if the server died over that one, is carried "
+        "out, at the latest after a minute."
     )
-    headers: ClassVar = {"Retry-After": "1"}
+
+    def __init__(self, seconds: int = 1) -> None:
+        super().__init__()
+        self.headers = {"Retry-After": str(seconds)}
 
 
 class KeyReused(exceptions.APIException):

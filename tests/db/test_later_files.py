@@ -85,11 +85,21 @@ def test_what_drops_or_renames_is_seen(project, work, operation, says) -> None:
     ("operation", "says"),
     [
         ('migrations.RemoveIndex("shelf", "shelf_tag")', "drops the index shelf_tag,"),
+        ('migrations.RemoveConstraint("shelf", "shelf_tag")', "drops the constraint shelf_tag,"),
+        (
+            "migrations.RunPython(*make_sql_migration('DROP INDEX shelf_tag', 'SELECT 1', migration_name='x'))",
+            "drops the index shelf_tag,",
+        ),
+        (
+            "migrations.RunPython(*make_sql_migration('ALTER INDEX shelf_tag RENAME TO y', "
+            "'SELECT 1', migration_name='x'))",
+            "renames the index shelf_tag,",
+        ),
         ('migrations.RenameIndex("shelf", "x", old_name="shelf_tag")', "renames the index shelf_tag,"),
         ('migrations.RenameIndex("shelf", "x", old_fields=("label",))', "renames the index shelf_tag,"),
     ],
 )
-def test_an_index_that_is_dropped_or_renamed_is_seen(project, work, operation, says) -> None:
+def test_an_index_or_constraint_that_is_dropped_or_renamed_is_seen(project, work, operation, says) -> None:
     work("REINDEX INDEX CONCURRENTLY shelf_tag")
     project.file("0003_later", operation)
     (said,) = warnings()

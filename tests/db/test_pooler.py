@@ -24,7 +24,7 @@ from async_migrations.errors import ExecutionError
 from async_migrations.execution import session
 from async_migrations.execution.session import Session
 from async_migrations.states import Status
-from tests.conftest import eventually, free_port
+from tests.conftest import eventually, free_port, need
 from tests.db.conftest import carried_out, query
 
 pytestmark = pytest.mark.usefixtures("control")
@@ -49,7 +49,7 @@ ignore_startup_parameters = extra_float_digits,options
 def pooler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Put a real PgBouncer between the worker and its target: `pooler("transaction")`; further lines of its file."""
     if PGBOUNCER is None:
-        pytest.skip("PgBouncer is not installed (Debian: apt-get install pgbouncer)")
+        need("pgbouncer")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgbouncer-")))
         folder.chmod(0o755)

@@ -18,7 +18,7 @@ from django.conf import settings
 from api.embedded import start_embedded
 from api.processes import readiness, web_command
 from async_migrations.tasks import execute_migration
-from tests.conftest import Process, eventually, free_port
+from tests.conftest import Process, eventually, free_port, need
 from tests.db.conftest import index_is_valid, kinds, query
 from tests.driving import OLD_SNAPSHOT, ask, held
 from tests.faults.conftest import Chance
@@ -98,7 +98,7 @@ def test_the_broker_away_while_asked_and_back_later(
 def rabbitmq(tmp_path: Path) -> Iterator[str]:
     """A RabbitMQ whose consumers must acknowledge within a minute; yields its URL."""
     if not RABBITMQ:
-        pytest.skip("no rabbitmq-server is installed")
+        need("rabbitmq-server")
     with _rabbitmq(tmp_path, port := free_port()):
         yield f"amqp://guest:guest@127.0.0.1:{port}/"
 

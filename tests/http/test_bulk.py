@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import socket
+from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
+from django.db.models import F
+from django.db.models.functions import Now
 
-from async_migrations import lifecycle, tasks
+from async_migrations import asking, lifecycle, tasks
 from async_migrations.execution import preflight
+from async_migrations.models import AsyncMigrationKey
+from async_migrations.rest import idempotency
 from async_migrations.states import Status
 
 from .conftest import ORIGIN, assert_problem, ending_whoever_changes
@@ -102,6 +107,22 @@ def test_a_message_goes_out_for_each_place_and_not_for_each_migration(
     assert sent == [rows[0].pk, rows[2].pk]
 
 
+def test_they_keep_their_key_however_long_they_take(operator, migration, monkeypatch):
+    monkeypatch.setattr(idempotency, "_RENEWED_AFTER", 0)
+    rows, lapsed = [migration() for _ in range(3)], []
+
+    def slowly(pk, origin):
+        # Without being renewed it would be over with the second.
+        AsyncMigrationKey.objects.update(expires_at=F("expires_at") - timedelta(seconds=40))
+        lapsed.append(AsyncMigrationKey.objects.filter(expires_at__lte=Now()).exists())
+        return lifecycle.run(pk, origin)
+
+    monkeypatch.setitem(asking._VERBS, "run", slowly)
+    body, headers = {"ids": [row.pk for row in rows]}, {"Idempotency-Key": "k-1"}
+    answer = operator.post(RUN, body, content_type="application/json", headers=headers)
+    assert (answer.json()["counts"]["accepted"], lapsed) == (3, [False] * 3)
+
+
 def test_a_broker_that_is_away_keeps_nothing_from_being_accepted(
     operator, migration, monkeypatch, django_capture_on_commit_callbacks
 ):
@@ -150,6 +171,13 @@ def test_a_target_that_says_nothing_is_asked_once_and_not_for_each(operator, mig
     doomed = migration(sql_forwards="UPDATE nowhere SET n = 1")
     response = post(operator, RUN, ids=[*(row.pk for row in rows), doomed.pk], dry_run=dry_run)
     assert outcomes(response) == [*((row.pk, "accepted") for row in rows), (doomed.pk, "refused")]
+    assert silent() == 1
+
+
+def test_the_command_asks_such_a_target_once_too_when_they_are_named(operator, migration, silent):
+    rows = [migration(database="second") for _ in range(3)]
+    call_command("async_migrations", "run", *(str(row.pk) for row in rows))
+    assert {lifecycle.get(row.pk).status for row in rows} == {Status.STARTED}
     assert silent() == 1
 
 

@@ -43,6 +43,9 @@ ASKING = {
     ("DELETE", "/hold"): 12,
     ("POST", "/janitor/drop"): 12,
 }
+#: Verb to the queries that one more migration adds to it.
+OF_EACH = {"run": 2, "cancel": 3}
+SERVICE = {"/healthz": 0, "/readyz": 8, "/metrics": 8}
 FROM = {"pause": Status.STARTED, "resume": Status.PAUSED, "rollback": Status.FINISHED}
 BODIES: dict[str, dict[str, object]] = {
     "tuning": {"priority": 3},
@@ -107,3 +110,38 @@ def test_asking_takes_as_many_queries_for_many_rows_as_for_few(operator, migrati
         lifecycle.lift_hold("", Origin("somebody"))
     few, many = counted
     assert len(few) == len(many) <= ASKING[method, door], many
+
+
+def test_a_gate_takes_as_many_queries_for_much_that_is_asked_as_for_little(viewer, migration):
+    row = migration()
+    counted = []
+    for size in (FEW, MANY):
+        asked = "&".join(f"name=n{n}&prefix=p{n}&app=a{n}" for n in range(size))
+        counted.append(queries(viewer, "GET", f"/gate?prefix={row.name}&{asked}"))
+    few, many = counted
+    assert len(few) == len(many) <= 7, many
+
+
+@pytest.mark.parametrize(("verb", "most"), OF_EACH.items())
+def test_asking_of_many_takes_as_many_queries_for_each_and_nothing_grows_besides(operator, migration, verb, most):
+    counted = {}
+    for size in (1, FEW, MANY):
+        pks = [migration().pk for _ in range(size)]
+        counted[size] = queries(operator, "POST", f"/{verb}", ids=pks)
+    each = len(counted[FEW]) - len(counted[1])
+    assert each == most, counted[FEW]
+    assert len(counted[MANY]) == len(counted[1]) + (MANY - 1) * each <= 8 + MANY * each, counted[MANY]
+
+
+@pytest.mark.parametrize(("door", "most"), SERVICE.items())
+def test_the_doors_of_the_service_take_as_many_for_many_rows_as_for_few(viewer, migration, door, most):
+    viewer.get(door)
+    counted = []
+    for size in (FEW, MANY):
+        for _ in range(size):
+            migration()
+        with CaptureQueriesContext(connection) as made:
+            assert viewer.get(door).status_code == 200
+        counted.append([query["sql"] for query in made])
+    few, many = counted
+    assert len(few) == len(many) <= most, many

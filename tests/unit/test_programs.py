@@ -18,13 +18,17 @@ def machine(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the script where only these programs are: `machine("chromium", there={"id": "echo 0"})`."""
 
     def run(*wanted: str, there: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        for name in ("bash", "env"):
+        for name in ("bash", "env", "chmod", "rm"):
             (tmp_path / name).symlink_to(shutil.which(name) or name)
         for name, text in there.items():
             (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
             (tmp_path / name).chmod(0o755)
         return subprocess.run(
-            [SCRIPT, *wanted], env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=True
+            [SCRIPT, *wanted],
+            env={"PATH": str(tmp_path), "POLICY": str(tmp_path / "policy")},
+            capture_output=True,
+            text=True,
+            check=True,
         )
 
     return run
@@ -32,9 +36,13 @@ def machine(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 def test_it_works(machine, tmp_path) -> None:
     asked = tmp_path / "asked"
-    done = machine("chromium", "curl", "jq", there={"id": "echo 0", "curl": "", "apt-get": f'echo "$@" >> {asked}'})
-    assert asked.read_text() == "update -qq\ninstall --no-install-recommends chromium jq -y -qq\n"
-    assert done.stdout == "Installing chromium jq (once)\n"
+    apt_get = f'echo "$@" >> {asked}; echo "services: $($POLICY; echo $?)" >> {asked}'
+    done = machine("chromium", "curl", "promtool", there={"id": "echo 0", "curl": "", "apt-get": apt_get})
+    assert asked.read_text().splitlines() == [
+        "update -qq", "services: 101", "install --no-install-recommends chromium prometheus -y -qq", "services: 101"
+    ]  # fmt: skip
+    assert done.stdout == "Installing chromium prometheus (once)\n"
+    assert not (tmp_path / "policy").exists()
 
 
 @pytest.mark.parametrize("there", [{"id": "echo 1000", "apt-get": "exit 1"}, {"id": "echo 0"}])

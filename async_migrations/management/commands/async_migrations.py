@@ -122,7 +122,8 @@ class Command(BaseCommand):
             return Exit.REFUSED
         terms = ("run_at", "priority", "max_attempts", "force")
         wishes = {name: options[name] for name in terms if name in options}
-        answers = self._ask_each(rows, verb, lambda pk: ask(verb, pk, origin(), **wishes), tell)
+        looks = preflight.Looks()
+        answers = self._ask_each(rows, verb, lambda pk: ask(verb, pk, origin(), **wishes, looks=looks), tell)
         watches = [Watch.after(verb, as_dict(answer.migration)) for answer in answers]
         code = Exit.DONE
         if options["wait"]:
