@@ -105,8 +105,8 @@ ERRORS: dict[str, Meaning] = {
     "leftovers_stay": Meaning(
         True,
         "it was to be cancelled, but what it has left running or behind cannot be removed; `message` says why. "
-        "Repeated only if that may pass by itself. One reason: another session holds the migration's lock for longer than a "
-        "lease; `detail` says which",
+        "Repeated if that may pass. One reason: another session holds the migration's lock for longer than "
+        "a lease; `detail` says which",
         "see to what `message` says, then `run`; or `cancel` again, which leaves everything as it is",
     ),
     "lock_timeout": Meaning(
