@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 from django.db import connection
+from django.db.backends.postgresql.psycopg_any import mogrify
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.db.models.sql import UpdateQuery
@@ -26,8 +27,9 @@ NOW = Now()
 
 
 def rendered(sql: str, parameters: Any) -> str:
-    with connection.cursor() as cursor:
-        return str(cursor.cursor.mogrify(sql, parameters).decode())
+    connection.ensure_connection()
+    text = mogrify(sql, parameters, connection)
+    return text.decode() if isinstance(text, bytes) else str(text)
 
 
 def by_django(changes: dict[str, Any], known: dict[str, Any], *conditions: Q) -> str:
