@@ -91,7 +91,9 @@ class Keyset:
 
     def cuts(self, lanes: int) -> list[Key]:
         """Return the keys at which the table falls into so many ranges of about equal size, from a sample."""
-        percent = 100.0 if self.rows <= _SAMPLE * 10 else 100.0 * _SAMPLE / self.rows
+        # Of the table as large as it is now: a partitioned or a fresh one has no statistics of its own.
+        rows = int(self._plan(f"SELECT FROM {self.relation}")["Plan Rows"])
+        percent = 100.0 if rows <= _SAMPLE * 10 else 100.0 * _SAMPLE / rows
         found = self.asks.select(
             f"SELECT {self._texts()} FROM {self.relation} TABLESAMPLE SYSTEM ({percent:.6f}) "  # noqa: S608
             f"ORDER BY {self._order()}"

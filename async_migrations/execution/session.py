@@ -21,8 +21,11 @@ import psycopg2
 from django.db import Error as DjangoError
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.postgresql.base import Database  # type: ignore[attr-defined] # psycopg 3 or psycopg2
+from django.db.backends.postgresql.psycopg_any import mogrify
 from django.utils.connection import ConnectionDoesNotExist
-from psycopg2.extensions import adapt
+from django.utils.encoding import force_str
+from psycopg2.extensions import TRANSACTION_STATUS_INTRANS, adapt
 from psycopg2.extras import RealDictCursor
 
 from ..errors import ExecutionError
@@ -101,6 +104,10 @@ _MEANINGS: dict[str, tuple[str, str | None, bool]] = {
     "57P": ("connection_lost", None, True),
     "58": ("system_error", "Look into the server's log.", True),
 }
+
+
+# What a driver raises when the server went away without a SQLSTATE. Django takes psycopg 3 where there is one.
+_GONE = (psycopg2.OperationalError, psycopg2.InterfaceError, Database.OperationalError, Database.InterfaceError)
 
 
 class Backend(NamedTuple):
@@ -226,7 +233,9 @@ class Session:
 
     def literal(self, value: str) -> str:
         """Return a text as an SQL literal."""
-        return _literal(value, self._connection)
+        adapted = adapt(value)
+        adapted.prepare(self._connection)  # Quoted as this connection's encoding and settings have it.
+        return str(adapted.getquoted().decode())
 
     def set(self, name: str, value: str) -> None:
         """Set a parameter for the rest of the session, e.g. ("lock_timeout", "2000ms"). Raises ExecutionError."""
@@ -270,6 +279,21 @@ class Session:
                     self._run("ROLLBACK", None)
                 raise
             self._run("COMMIT", None)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Run the block, and take back what it did, also within a transaction. Raises ExecutionError."""
+        within = self._connection.info.transaction_status == TRANSACTION_STATUS_INTRANS
+        begin, undo = ("SAVEPOINT undone", "ROLLBACK TO undone") if within else ("BEGIN", "ROLLBACK")
+        with translated():
+            self._run(begin, None)
+            try:
+                yield
+            except BaseException:
+                with suppress(psycopg2.Error):  # On a lost connection the server has rolled back by itself.
+                    self._run(undo, None)
+                raise
+            self._run(undo, None)
 
     def select(self, sql: str) -> list[dict[str, Any]]:
         """Return the rows of a query that was made for one table. Raises ExecutionError."""
@@ -334,7 +358,7 @@ class Shared:
     def literal(self, value: str) -> str:
         """Return a text as an SQL literal."""
         self._connection.ensure_connection()
-        return _literal(value, self._connection.connection)
+        return force_str(mogrify("%s", [value], self._connection))  # Of one driver these are bytes.
 
     def _rows(self, sql: str, parameters: dict[str, Any] | None) -> list[dict[str, Any]]:
         with self._connection.cursor() as cursor:
@@ -345,12 +369,6 @@ class Shared:
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
     return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in parameters.items()}
-
-
-def _literal(value: str, connection: Any) -> str:
-    adapted = adapt(value)
-    adapted.prepare(connection)  # Quoted as this connection's encoding and settings have it.
-    return str(adapted.getquoted().decode())
 
 
 def hold_lock(connection: BaseDatabaseWrapper, key: str) -> None:
@@ -413,7 +431,7 @@ def translated_by_django() -> Iterator[None]:
     try:
         yield
     except DjangoError as exc:
-        if not isinstance(exc.__cause__, psycopg2.Error):
+        if not isinstance(exc.__cause__, Database.Error):
             raise
         raise _translate(exc.__cause__) from exc
 
@@ -427,9 +445,10 @@ def _through_pooler() -> ExecutionError:
     )
 
 
-def _translate(exc: psycopg2.Error) -> ExecutionError:
-    state, diag = exc.pgcode, exc.diag
-    if state is None and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError):
+def _translate(exc: Any) -> ExecutionError:
+    """Return what an error of the driver means: of ours, or of psycopg 3 where Django's connections are that one's."""
+    state, diag = exc.pgcode if isinstance(exc, psycopg2.Error) else exc.sqlstate, exc.diag
+    if state is None and isinstance(exc, _GONE):
         state = "08006"  # The server went away without a word, so libpq has no SQLSTATE to give.
     matches = (state[:length] for length in (5, 3, 2) if state and state[:length] in _MEANINGS)
     code, hint, retryable = _MEANINGS.get(next(matches, ""), ("database_error", None, False))

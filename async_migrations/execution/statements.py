@@ -63,7 +63,7 @@ class Index:
     """What a statement says of an index.
 
     table: only for CREATE. tail: the text behind the table's name (method, columns, INCLUDE, WHERE ...), only for
-    CREATE.
+    CREATE. only: it is made for a partitioned table alone (ON ONLY), and not for its partitions.
     """
 
     action: IndexAction
@@ -73,6 +73,7 @@ class Index:
     tolerant: bool = False
     table: Identifier | None = None
     tail: str = ""
+    only: bool = False
 
 
 @dataclass(frozen=True)
@@ -313,6 +314,7 @@ def _created(number: int, sql: str, tokens: list[Token], words: list[str]) -> In
     name, at = name_at(tokens, at)
     if words[at : at + 1] != ["ON"]:
         raise InvalidDefinition(f"Statement {number} is CREATE INDEX without ON and a table.")
+    only = words[at + 1 : at + 2] == ["ONLY"]
     table, at = name_at(tokens, _after(words, at + 1, "ONLY"))
     return Index(
         IndexAction.CREATE,
@@ -322,6 +324,7 @@ def _created(number: int, sql: str, tokens: list[Token], words: list[str]) -> In
         tolerant=tolerant,
         table=table,
         tail=sql[tokens[at].start : tokens[-1].end + 1] if at < len(tokens) else "",
+        only=only,
     )
 
 

@@ -59,11 +59,20 @@ def _carry_out(attempt: Attempt, session: Session, statement: Statement) -> None
         "seconds": round(time.monotonic() - started, 3),
         "proof": statement.effect.value,
         **({"table_bytes": sum(sizes.values())} if sizes else {}),
+        **_what_is_missing(session, statement),
     }
     if statement is attempt.statements[-1]:  # The end of the attempt follows at once, and takes it along.
         attempt.proven = (("statement_done", done),)
     else:
         lifecycle.note(attempt.lease, "statement_done", **done)
+
+
+def _what_is_missing(session: Session, statement: Statement) -> dict[str, str]:
+    """Return what an event says of an index ON ONLY a partitioned table, which stays INVALID at first."""
+    found = [verify.find(session, index) for index in statement.indexes if index.only]
+    if not any(index is not None and not index.valid for index in found):
+        return {}
+    return {"note": "INVALID until an index of each partition is attached"}
 
 
 @contextmanager
@@ -217,14 +226,14 @@ def _is_needed(attempt: Attempt, session: Session, statement: Statement, index: 
 
 
 def _needs_building(attempt: Attempt, session: Session, index: Index, found: verify.FoundIndex | None) -> bool:
-    while found is not None and not found.valid and (busy := verify.builders(session, found)):
+    while found is not None and not verify.is_whole(index, found) and (busy := verify.builders(session, found)):
         attempt.go_on()
         attempt.heartbeat.phase = f"waiting for the session that is building {index.name}"
         attempt.heartbeat.waiting_on = busy
         attempt.heartbeat.pause(POLL_SECONDS)
         found = verify.find(session, index)
     attempt.heartbeat.waiting_on = None
-    if found is not None and found.valid:
+    if found is not None and (verify.is_whole(index, found) or not found.on_table):
         verify.require_as_asked(session, index, found)
         lifecycle.note(attempt.lease, "found_done", index=str(index.name), definition=found.definition)
         return False

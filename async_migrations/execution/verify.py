@@ -6,6 +6,7 @@ the catalogue's words for both are compared.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -17,13 +18,18 @@ from .statements import Identifier, Index, IndexAction
 
 _PROBE = "async_migrations_probe"
 
+# The names in a definition are the probe's or the table's; the method, columns and conditions behind them are what
+# counts.
+_NAME = r'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_DEFINITION = re.compile(rf"CREATE (?:UNIQUE )?INDEX {_NAME} ON (?:ONLY )?{_NAME}\.{_NAME} (USING .*)", re.DOTALL)
+
 
 @dataclass(frozen=True)
 class FoundIndex:
     """An index as the catalogue has it.
 
     on_table: it belongs to the table that the statement names. valid: complete and kept up to date, so that queries may
-    use it.
+    use it. partitioned: it is a partitioned table's.
     """
 
     oid: int
@@ -31,6 +37,7 @@ class FoundIndex:
     name: str
     on_table: bool
     valid: bool
+    partitioned: bool
     unique: bool
     definition: str
 
@@ -62,8 +69,16 @@ def qualified(session: Session, index: Index) -> Index | None:
     return replace(index, name=replace(index.name, schema=schema), table=table)
 
 
+def is_whole(index: Index, found: FoundIndex) -> bool:
+    """Whether an index is all that its statement makes: ON ONLY a partitioned table an INVALID one.
+
+    That one becomes valid when an index of each partition is attached.
+    """
+    return found.valid or (index.only and found.partitioned)
+
+
 def builders(session: Session, found: FoundIndex) -> list[dict[str, Any]]:
-    """Return the sessions that are building the index right now."""
+    """Return the sessions that build the index right now, or may: what others do shows only in their locks."""
     return session.all("builder", oid=found.oid)
 
 
@@ -77,7 +92,7 @@ def require_valid(session: Session, index: Index) -> FoundIndex:
             hint="Something else dropped it meanwhile; run the migration again.",
             retryable=True,
         )
-    if not found.valid:
+    if not is_whole(index, found):
         raise ExecutionError(
             code="effect_invalid",
             message=f"The statement returned, but the index {index.name} is INVALID.",
@@ -117,7 +132,7 @@ def sweep(session: Session, tables: list[int]) -> list[str]:
 def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
     """Raise ExecutionError `index_differs`, with both definitions, if an index is not the one that is asked for."""
     asked = _canonical(session, index)
-    there = _after_using(found.definition)
+    there = _tail(found.definition)
     if asked == there and index.unique == found.unique and found.on_table:
         return
     unique = "UNIQUE " if index.unique else ""
@@ -132,21 +147,28 @@ def require_as_asked(session: Session, index: Index, found: FoundIndex) -> None:
 def _canonical(session: Session, index: Index) -> str:
     """Return the definition that is asked for in the catalogue's words, from USING on."""
     with probed(session, index) as probe:
-        return _after_using(session.one("definition", name=probe)["definition"])
+        return _tail(session.one("definition", name=probe)["definition"])
 
 
 @contextmanager
 def probed(session: Session, index: Index) -> Iterator[str]:
-    """Build an index on an empty copy of its table, for the length of a transaction; yield the name that it has."""
+    """Build an index on an empty copy of its table that is gone behind the block; yield the name that it has.
+
+    The copy has the table's name, by which a condition may call it.
+    """
     assert index.table is not None
     unique = "UNIQUE " if index.unique else ""
-    with session.transaction():
-        session.execute(f"CREATE TEMPORARY TABLE {_PROBE} (LIKE {quoted(index.table)}) ON COMMIT DROP")
-        session.execute(f"CREATE {unique}INDEX {_PROBE}_index ON pg_temp.{_PROBE} {index.tail}")
-        yield f"pg_temp.{_PROBE}_index"
+    copy = f"pg_temp.{quoted(Identifier(index.table.name))}"
+    with session.undone():
+        # Last, else the bare name would mean the copy to whoever asks for the table within the block.
+        session.one("search_temporary_last")
+        session.execute(f"CREATE TABLE {copy} (LIKE {quoted(index.table)})")
+        session.execute(f"CREATE {unique}INDEX {_PROBE} ON {copy} {index.tail}")
+        yield f"pg_temp.{_PROBE}"
 
 
-def _after_using(definition: str) -> str:
-    # The names before USING are the probe's or the table's; the method, columns and conditions behind it are what
-    # counts.
-    return "USING " + definition.partition(" USING ")[2]
+def _tail(definition: str) -> str:
+    """Return a definition from USING on."""
+    found = _DEFINITION.fullmatch(definition)
+    assert found is not None, definition
+    return found[1]

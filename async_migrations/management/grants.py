@@ -94,6 +94,8 @@ def _lines(alias: str, roles: Roles) -> Iterator[str]:
     if roles.owner is not None:
         yield "-- Nobody but the owner of a table can build an index of it: the worker may do whatever that role may."
         yield f"GRANT {_name(roles.owner)} TO {worker};"
+        yield "-- What an index was asked to be is compared on an empty temporary copy of its table."
+        yield f"GRANT TEMPORARY ON DATABASE {_name(database)} TO {worker};"
     yield "COMMIT;"
     if control and roles.owner is None:
         yield "-- For migrations of this database itself the worker has to be the owner of their tables: --owner ROLE."

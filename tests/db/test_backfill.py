@@ -18,6 +18,7 @@ from prometheus_client import REGISTRY
 from async_migrations import lifecycle, tasks
 from async_migrations.errors import InvalidDefinition, TransitionRefused
 from async_migrations.execution.attempt import table_key
+from async_migrations.execution.keyset import keyset
 from async_migrations.execution.session import Session
 from async_migrations.lifecycle import Origin
 from async_migrations.migration_helpers import make_backfill_migration
@@ -245,6 +246,32 @@ def test_a_partitioned_table_is_walked_as_one(backfill: Backfill) -> None:
         assert query("SELECT n, count(*) FROM part GROUP BY n") == [(1, 1000)]
     finally:
         query("DROP TABLE part")
+
+
+def test_a_table_without_statistics_is_cut_by_a_sample_all_the_same(backfill: Backfill) -> None:
+    query("CREATE TABLE part (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    query("CREATE TABLE part_1 PARTITION OF part FOR VALUES FROM (0) TO (400000)")
+    query("INSERT INTO part SELECT g FROM generate_series(1, 300000) AS g")
+    try:
+        with Session("default", "cuts") as session:
+            seen = Counted(session)
+            assert len(keyset(seen, "part").cuts(4)) == 3
+            assert 0 < seen.most < 60_000
+    finally:
+        query("DROP TABLE part")
+
+
+class Counted:
+    """A session that keeps how many rows it answered with at most."""
+
+    def __init__(self, session: Session) -> None:
+        self._session, self.most = session, 0
+        self.all, self.literal = session.all, session.literal
+
+    def select(self, sql: str) -> list[dict[str, Any]]:
+        found = self._session.select(sql)
+        self.most = max(self.most, len(found))
+        return found
 
 
 def test_a_condition_that_an_index_knows_is_sought_and_not_walked_to(backfill: Backfill) -> None:

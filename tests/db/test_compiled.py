@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import pytest
 from django.db import connection
+from django.db.backends.postgresql.psycopg_any import mogrify
 from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.db.models.sql import UpdateQuery
+from django.utils.encoding import force_str
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import compiled
@@ -26,8 +28,8 @@ NOW = Now()
 
 
 def rendered(sql: str, parameters: Any) -> str:
-    with connection.cursor() as cursor:
-        return str(cursor.cursor.mogrify(sql, parameters).decode())
+    connection.ensure_connection()
+    return force_str(mogrify(sql, parameters, connection))
 
 
 def by_django(changes: dict[str, Any], known: dict[str, Any], *conditions: Q) -> str:

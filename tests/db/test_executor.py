@@ -11,7 +11,10 @@ import pytest
 from django.db import connection, connections
 
 from async_migrations import lifecycle, tasks
-from async_migrations.execution import heartbeat
+from async_migrations.errors import ExecutionError
+from async_migrations.execution import heartbeat, steps, verify
+from async_migrations.execution.session import Session
+from async_migrations.execution.statements import parse
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationCheckpoint
 from async_migrations.states import Status
@@ -288,3 +291,73 @@ def test_within_its_window_it_is_carried_out(migration) -> None:
     now = datetime.now(UTC)
     window = "-".join(f"{now + timedelta(hours=hours):%H:%M}" for hours in (-1, 1))
     assert carried_out(migration("UPDATE book SET n = 7", window=window)).status == Status.FINISHED
+
+
+def test_an_index_in_a_transaction_commits_with_its_mark_whatever_it_is_called(migration, monkeypatch) -> None:
+    index = 'CREATE INDEX IF NOT EXISTS "a USING b" ON book (title) WHERE book.n >= 0'
+
+    def fail(*_: object) -> None:
+        raise ExecutionError(code="data_error", message="The mark cannot be written.", retryable=False)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(steps, "_mark_done", fail)
+        assert carried_out(migration(index)).meta["error"]["code"] == "data_error"
+    assert index_is_valid('"a USING b"') is None
+    for name in ("books.migrations.0003_y", "books.migrations.0004_z"):  # Built, then found.
+        row = carried_out(migration(index.replace("INDEX", "INDEX CONCURRENTLY"), name=name))
+        assert row.status == Status.FINISHED, row.meta
+    assert "found_done" in kinds(row)
+
+
+def test_a_partitioned_table_gets_its_index_partition_by_partition(migration) -> None:
+    query("CREATE TABLE part (id int, n int) PARTITION BY RANGE (id)")
+    for at in (1, 2):
+        query(f"CREATE TABLE part_{at} PARTITION OF part FOR VALUES FROM ({at}) TO ({at + 1})")
+    each = "CREATE INDEX CONCURRENTLY part_{0}_n ON part_{0} (n); ALTER INDEX part_n ATTACH PARTITION part_{0}_n;"
+    try:
+        whole = "CREATE INDEX IF NOT EXISTS part_n ON ONLY part (n);" + each.format(1) + each.format(2)
+        row = carried_out(migration(whole))
+        assert row.status == Status.FINISHED, row.meta
+        assert index_is_valid("part_n") is True
+        assert row.events.filter(kind="statement_done", detail__note__isnull=False).count() == 1
+    finally:
+        query("DROP TABLE part")
+
+
+def test_an_invalid_index_of_another_table_is_left_alone(migration) -> None:
+    query("CREATE TABLE shelf AS SELECT 1 AS n FROM generate_series(1, 2)")
+    try:
+        with pytest.raises(Exception, match="could not create unique index"):
+            query("CREATE UNIQUE INDEX CONCURRENTLY book_title_idx ON shelf (n)")
+        row = carried_out(migration(BUILD))
+        assert (row.status, row.meta["error"]["code"]) == (Status.ERROR, "index_differs")
+        assert index_is_valid("book_title_idx") is False
+    finally:
+        query("DROP TABLE shelf")
+
+
+def test_a_build_by_somebody_whose_progress_is_hidden_is_no_leftover() -> None:
+    query("CREATE ROLE clerk LOGIN")
+    other = psycopg2.connect(**connection.get_connection_params())
+    try:
+        with other.cursor() as cursor:
+            cursor.execute("LOCK TABLE book IN ROW EXCLUSIVE MODE")  # A build waits for it before it scans.
+            builder = threading.Thread(target=_build_beside)
+            builder.start()
+            eventually(lambda: index_is_valid("book_title_idx") is False)
+            with Session("default", "other role") as session:
+                session.execute("SET ROLE clerk")
+                found = verify.find(session, parse(BUILD)[0].indexes[0])
+                assert found is not None
+                assert len(verify.builders(session, found)) == 1
+    finally:
+        other.close()
+        builder.join(30)
+        query("DROP ROLE clerk")
+
+
+def _build_beside() -> None:
+    try:
+        query(BUILD)
+    finally:
+        connections.close_all()

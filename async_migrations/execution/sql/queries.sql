@@ -78,7 +78,8 @@ SELECT begun FROM {own}async_migrations_asyncmigrationcheckpoint WHERE name = %(
 -- created_index --
 -- The index of this name beside its table: an index lives in the schema of its table.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, i.indrelid = t.oid AS on_table,
-       i.indisvalid AND i.indisready AS valid, i.indisunique AS unique, pg_get_indexdef(c.oid) AS definition
+       i.indisvalid AND i.indisready AS valid, c.relkind = 'I' AS partitioned, i.indisunique AS unique,
+       pg_get_indexdef(c.oid) AS definition
 FROM pg_class AS t
 JOIN pg_namespace AS n ON n.oid = t.relnamespace
 JOIN pg_class AS c ON c.relnamespace = t.relnamespace AND c.relname = %(name)s AND c.relkind IN ('i', 'I')
@@ -88,7 +89,8 @@ WHERE t.oid = to_regclass(%(table)s)
 -- named_index --
 -- The index that a DROP or REINDEX of this name would find, by the search path if it names no schema.
 SELECT c.oid, n.nspname AS schema, c.relname AS name, true AS on_table,
-       i.indisvalid AND i.indisready AS valid, i.indisunique AS unique, pg_get_indexdef(c.oid) AS definition
+       i.indisvalid AND i.indisready AS valid, c.relkind = 'I' AS partitioned, i.indisunique AS unique,
+       pg_get_indexdef(c.oid) AS definition
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_index AS i ON i.indexrelid = c.oid
@@ -97,12 +99,29 @@ WHERE c.oid = to_regclass(%(name)s)
 -- definition --
 SELECT pg_get_indexdef(to_regclass(%(name)s)) AS definition
 
+-- search_temporary_last --
+SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_path'), ''), 'pg_temp'), true)
+
 -- builder --
--- An invalid index is not a leftover while somebody is building it.
-SELECT p.pid, a.application_name, a.state, extract(epoch FROM now() - a.query_start)::int AS seconds, left(a.query, 120) AS query
-FROM pg_stat_progress_create_index AS p
-LEFT JOIN pg_stat_activity AS a USING (pid)
-WHERE p.index_relid = %(oid)s AND p.pid <> pg_backend_pid()
+-- An invalid index is not a leftover while somebody is building it. Which index that is, PostgreSQL hides where the role
+-- is another one, and a drop or a first phase reports nothing: then whoever holds SHARE UPDATE EXCLUSIVE on the table may
+-- be at it, but for VACUUM and ANALYZE, and for our own, which take turns.
+SELECT a.pid, a.application_name, a.state, extract(epoch FROM now() - a.query_start)::int AS seconds, left(a.query, 120) AS query
+FROM pg_stat_activity AS a
+LEFT JOIN pg_stat_progress_create_index AS p USING (pid)
+WHERE a.pid <> pg_backend_pid() AND (
+    p.index_relid = %(oid)s
+    OR (
+        coalesce(p.index_relid, 0) = 0 AND coalesce(a.application_name, '') NOT LIKE 'async-migrations/%%'
+        AND a.pid IN (
+            SELECT l.pid FROM pg_index AS i
+            JOIN pg_locks AS l ON l.locktype = 'relation' AND l.relation = i.indrelid
+            WHERE i.indexrelid = %(oid)s AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+              AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        )
+        AND a.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze)
+    )
+)
 
 -- progress --
 -- One row at most: what the backend reports of a build, a vacuum, an analyze, a cluster or a copy.
