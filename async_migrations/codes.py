@@ -102,6 +102,11 @@ ERRORS: dict[str, Meaning] = {
         "class 42: the SQL does not fit the schema",
         "correct the file, migrate again, `run`",
     ),
+    "left_invalid": Meaning(
+        False,
+        "a REINDEX CONCURRENTLY of a table returned, but PostgreSQL skipped its INVALID indexes; `message` names them",
+        "`REINDEX INDEX CONCURRENTLY` or drop them, then `run`",
+    ),
     "leftovers_stay": Meaning(
         True,
         "it was to be cancelled, but what it has left running or behind cannot be removed; `message` says why. "

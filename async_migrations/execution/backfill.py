@@ -15,6 +15,7 @@ from .. import counting, lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..states import Status
+from . import verify
 from .attempt import Attempt, Interrupted, reserve
 from .definition import Definition, definition_of
 from .heartbeat import Progress, Stop
@@ -142,6 +143,8 @@ class _Backfill:
         if "max_parallel_workers_per_gather" not in self._options.get("settings", {}):
             # Looking how many rows there are, or are left, reads the whole table: not on every core at once.
             self._session.set("max_parallel_workers_per_gather", "0")
+        if self._options.get("analyze"):  # At the end it would be late to find out.
+            verify.require_maintainable(self._session, self._tables())
         heartbeat.phase = "looking how many rows there are"
         heartbeat.report = self._report
         heartbeat.watch(self._session.backend)
@@ -158,13 +161,15 @@ class _Backfill:
 
     def _analyze(self) -> None:
         heartbeat = self._attempt.heartbeat
-        tables = [row["oid"] for row in self._session.all("tables_of", names=[self._keyset.relation])]
-        while not reserve(self._session, tables):
+        while not reserve(self._session, self._tables()):
             heartbeat.phase = "waits for its turn to analyze the table: another migration is at work on it"
             self._orders.pause(_LOOK_SECONDS)
         heartbeat.phase = "analyzing the table"
         self._session.set("lock_timeout", "0")
         self._session.execute(f"ANALYZE {self._keyset.relation}")
+
+    def _tables(self) -> list[int]:
+        return [row["oid"] for row in self._session.all("tables_of", names=[self._keyset.relation])]
 
     def _estimate(self) -> int:
         where, done = self._definition.where, self._lanes.state().rows_done

@@ -13,7 +13,7 @@ from ..errors import ExecutionError, LeaseLost
 from . import duplicates, verify
 from .attempt import POLL_SECONDS, Attempt, Postponed, reserve
 from .session import Session
-from .statements import Effect, Index, IndexAction, Lock, Statement
+from .statements import Effect, Index, IndexAction, Lock, Statement, subjects
 from .window import Window, require_open
 
 # Pauses between lock retries double from the first to the second of these, in seconds, each with +/- 50 % of jitter, so
@@ -45,6 +45,8 @@ def _carry_out(attempt: Attempt, session: Session, statement: Statement) -> None
     started = time.monotonic()
     sizes = _reserved_tables(session, statement)
     tables = list(sizes)
+    if subjects(statement)[0] in {"VACUUM", "ANALYZE"}:
+        verify.require_maintainable(session, tables)
     attempt.reindexed = tables if statement.reindexes else []
     with attempt.heartbeat.guarding(attempt.guard_mode, session.backend, tables), _with_samples(session, statement):
         _STEPS[statement.effect](attempt, session, statement)
@@ -136,6 +138,8 @@ def _catalogue(attempt: Attempt, session: Session, statement: Statement) -> None
 
 def _repeatable(attempt: Attempt, session: Session, statement: Statement) -> None:
     _with_lock_retries(attempt, statement, lambda: session.execute(statement.text))
+    if statement.reindexes:
+        verify.require_reindexed(session, attempt.reindexed)
     _mark_done(attempt, session, statement)
 
 

@@ -116,6 +116,26 @@ def require_gone(session: Session, index: Index) -> None:
         )
 
 
+def require_reindexed(session: Session, tables: list[int]) -> None:
+    """Raise ExecutionError `left_invalid` if a REINDEX CONCURRENTLY of these tables (oids) passed an index over."""
+    if names := [row["name"] for row in session.all("skipped_by_reindex", tables=tables)]:
+        raise ExecutionError(
+            code="left_invalid",
+            message=f"The statement returned, but it skipped what is INVALID: {', '.join(names)}.",
+            hint="REINDEX INDEX CONCURRENTLY builds one anew, DROP INDEX CONCURRENTLY removes it; then run again.",
+        )
+
+
+def require_maintainable(session: Session, tables: list[int]) -> None:
+    """Raise ExecutionError `not_allowed` if VACUUM and ANALYZE would skip one of these tables (oids)."""
+    if names := [row["name"] for row in session.all("not_maintained", tables=tables)]:
+        raise ExecutionError(
+            code="not_allowed",
+            message=f"PostgreSQL would skip {', '.join(names)}: VACUUM and ANALYZE are for the owner of a table.",
+            hint="Give the role of the target the owner's role, or from PostgreSQL 17 on MAINTAIN, then run again.",
+        )
+
+
 def drop(session: Session, found: FoundIndex) -> None:
     """Drop an index without blocking anybody. Raises ExecutionError."""
     session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(Identifier(found.name, found.schema))}")

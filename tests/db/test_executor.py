@@ -274,6 +274,25 @@ def test_a_reindex_leaves_nothing_behind_whether_it_fails_or_succeeds(migration,
     assert query("SELECT relname FROM pg_class WHERE relname ~ '_cc(new|old)'") == []
 
 
+def test_a_reindex_that_skips_an_invalid_index_has_not_done_its_work(migration) -> None:
+    query("CREATE INDEX book_n ON book (n)")
+    query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'book_n'::regclass")
+    error = carried_out(migration("REINDEX TABLE CONCURRENTLY book")).meta["error"]
+    assert (error["code"], "book_n" in error["message"]) == ("left_invalid", True)
+
+
+@pytest.mark.parametrize("statement", ["VACUUM book", "ANALYZE book"])
+def test_what_postgresql_would_skip_with_a_warning_is_an_error(migration, statement) -> None:
+    query("CREATE ROLE clerk")
+    query("GRANT ALL ON async_migrations_asyncmigrationcheckpoint TO clerk")
+    try:
+        row = carried_out(migration(f"SET ROLE clerk; {statement}"))
+        assert (row.status, row.meta["error"]["code"]) == (Status.ERROR, "not_allowed")
+    finally:
+        query("DROP OWNED BY clerk")
+        query("DROP ROLE clerk")
+
+
 def test_no_statement_begins_outside_of_its_window(migration) -> None:
     now = datetime.now(UTC)
     later, end = (f"{now + timedelta(hours=hours):%H:%M}" for hours in (2, 3))

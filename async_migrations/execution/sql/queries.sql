@@ -205,6 +205,25 @@ WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
        OR i.indrelid IN (SELECT t.reltoastrelid FROM pg_class AS t WHERE t.oid = ANY (%(tables)s)))
   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE c.oid = p.index_relid AND p.pid <> pg_backend_pid())
 
+-- skipped_by_reindex --
+-- INVALID indexes of these tables: REINDEX CONCURRENTLY of a table leaves them as they are, with a warning.
+SELECT c.oid::regclass::text AS name
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND i.indrelid = ANY (%(tables)s) AND c.relkind = 'i' AND c.relname !~ '_cc(new|old)[0-9]*$'
+ORDER BY 1
+
+-- not_maintained --
+-- Tables that VACUUM and ANALYZE of this role would skip, with a warning.
+SELECT c.oid::regclass::text AS name
+FROM pg_class AS c
+WHERE c.oid = ANY (%(tables)s)
+  AND NOT pg_has_role(c.relowner, 'USAGE')
+  AND NOT pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE')
+  AND NOT CASE WHEN current_setting('server_version_num')::int >= 170000
+               THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END
+ORDER BY 1
+
 -- leftovers --
 -- INVALID indexes that nobody builds or drops. Who does holds SHARE UPDATE EXCLUSIVE on the table from the first phase to
 -- the last, in which no progress is reported; so do VACUUM and ANALYZE, which are none of it. A TOAST table's index is
