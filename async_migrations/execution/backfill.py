@@ -235,7 +235,9 @@ class _Backfill:
                     counting.rows_done(self._attempt.migration.database, rows)
                     done += 1
                 except ExecutionError as error:
-                    if error.retryable:
+                    if error.code == "lock_timeout":
+                        continue  # Somebody else has it locked: it stays where it is, with its reason.
+                    if error.retryable or self._orders.stopped:
                         raise
                     self._session.change("set_aside", **whose, key=row["key"], error=error.as_meta())
         if tried:
@@ -251,7 +253,7 @@ class _Backfill:
         if not where or how == "off" or last is None:
             return
         spared = (
-            "SELECT key FROM async_migrations_asyncmigrationbadrow "  # noqa: S608
+            f"SELECT key FROM {self._session.own}async_migrations_asyncmigrationbadrow "  # noqa: S608
             f"WHERE name = {self._session.literal(self._attempt.migration.name)}"
         )
         for _ in range(_SWEEPS):

@@ -143,7 +143,8 @@ class Session:
     def __init__(self, alias: str, application_name: str, *, patience: int | None = None) -> None:
         self.alias, self.opened_at = alias, time.monotonic()
         self._parameters, self._role = _parameters(alias)
-        self._own = ""
+        #: The schema of our own tables, with its dot; empty where they are not there.
+        self.own = ""
         self._limits = {} if patience is None else {"connect_timeout": patience, "tcp_user_timeout": patience * 1000}
         with translated():
             self._connection = self._connect()
@@ -182,7 +183,7 @@ class Session:
         if pid != self.backend.pid:
             raise _through_pooler()
         self.backend = self.backend._replace(application_name=name)
-        self._own = f"{own}." if own else ""
+        self.own = f"{own}." if own else ""
 
     def forget(self) -> None:
         """Leave nothing to who uses it next: locks, settings, role, temporary tables. Raises ExecutionError."""
@@ -312,7 +313,7 @@ class Session:
         self.close()
 
     def _text(self, query: str) -> str:
-        return queries()[query].replace(_OWN, self._own)
+        return queries()[query].replace(_OWN, self.own)
 
     def _run(self, sql: str, parameters: dict[str, Any] | None) -> None:
         with self._connection.cursor() as cursor:
