@@ -52,6 +52,17 @@ _EVENTS = {
 }
 
 
+# How an attempt ended, by the kind of the event that says so.
+_ENDS = {
+    "succeed": "done",
+    "fail": "failed",
+    "release": "given back",
+    "pause": "paused",
+    "cancel": "cancelled",
+    "reap": "taken from a worker that was gone",
+}
+
+
 def state(row: Row) -> str:
     """Say in half a sentence where a migration is that was just asked for; `run_at` may be a text or a time."""
     backwards = row["direction"] == "backwards"
@@ -136,6 +147,12 @@ def event(said: Mapping[str, Any]) -> str:
     """Say what happened to a migration: "A worker began, attempt 2"."""
     what = _EVENTS.get(said["kind"], str(said["kind"]).replace("_", " ").capitalize())
     return f"{what}, attempt {said['attempt']}" if said["kind"] == "claim" else what
+
+
+def attempt_end(said: Mapping[str, Any]) -> str:
+    """Say how an attempt ended, of the event that says so: "failed: unique_violation"."""
+    code = (said["detail"].get("error") or {}).get("code", "")
+    return ": ".join(filter(None, (_ENDS.get(said["kind"], said["kind"]), code)))
 
 
 def gate(verdict: Mapping[str, Any]) -> list[str]:

@@ -12,12 +12,11 @@ from django.shortcuts import redirect
 from .. import asking, lifecycle
 from ..errors import NotAllTried, PreflightFailed, TransitionRefused
 from ..lifecycle import Channel
-from ..limits import Number, OutOfLimits
 from ..models import AsyncMigrationHold, AsyncMigrationStatus
 from ..rest.origin import origin_of
 from ..states import Status
 from .door import door, page, require, sorry
-from .pages import OF_MANY, tunables
+from .pages import OF_MANY
 
 _SAID = 20  # refusals that are told one by one
 
@@ -113,43 +112,6 @@ def _tell(request: HttpRequest, outcomes: Sequence[tuple[str, str]]) -> None:
     messages.add_message(request, messages.SUCCESS if counts["accepted"] else messages.INFO, f"{told}.".capitalize())
     for said in counts["refused"][:_SAID]:
         messages.error(request, said)
-
-
-@door("POST")
-def tune(request: HttpRequest, pk: int) -> HttpResponse:
-    """Set the numbers of the form; an empty field takes back what was set."""
-    row = lifecycle.get(pk)
-    require(request, "tune", row)
-    origin = origin_of(request, Channel.DASHBOARD)
-    try:
-        answer = lifecycle.tune(pk, origin, _changes(request, row))
-    except (OutOfLimits, TransitionRefused) as exc:
-        asking.refused("tune", origin, exc, row)
-        messages.error(request, f"Nothing was changed. {exc}")
-    else:
-        messages.success(request, asking.tell_tuned(answer))
-    return redirect("dashboard:detail", pk=pk)
-
-
-def _changes(request: HttpRequest, row: AsyncMigrationStatus) -> dict[str, Any]:
-    return {
-        field["name"]: number(field["limit"], request.POST[field["name"]].strip())
-        for field in tunables(row)
-        if field["name"] in request.POST and _is_news(request, field["name"])
-    }
-
-
-def _is_news(request: HttpRequest, name: str) -> bool:
-    """Whether a field was changed by who sent the form; what was left as it was shown may be another's by now."""
-    return request.POST[name].strip() != request.POST.get(f"shown-{name}")
-
-
-def number(limit: Number, text: str) -> Any:
-    """Return the number that was typed, None for nothing; what is none is for `limits` to refuse."""
-    try:
-        return (int(text) if limit.whole else float(text)) if text else None
-    except ValueError:
-        return text
 
 
 @door("POST")

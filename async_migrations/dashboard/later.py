@@ -12,8 +12,9 @@ from ..lifecycle import Channel
 from ..limits import TERMS, OutOfLimits
 from ..models import AsyncMigrationStatus
 from ..rest.origin import origin_of
-from .asks import carry_out, number
+from .asks import carry_out
 from .door import door, page, require
+from .tuning import number
 
 
 @door("GET", "HEAD", "POST")

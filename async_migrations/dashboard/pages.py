@@ -11,38 +11,49 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 
 from .. import asking, lifecycle
-from ..conf import conf
 from ..errors import ExecutionError
 from ..execution import preflight
 from ..execution.findings import ERROR
-from ..limits import NUMBERS
 from ..models import AsyncMigrationBadRow, AsyncMigrationStatus
 from ..rest.backfills import asking_the_target
-from ..states import TERMINAL, Direction, Kind, Status
-from . import watch
+from ..states import Direction, Status
+from . import history, tuning, watch
 from .door import door, live, may, page, sorry
-from .filters import PageFilter
+from .filters import PageFilter, chips, kept
 from .fragments import rendered
 
 #: What can be asked of several at once.
 OF_MANY = ("run", "cancel", "rollback")
 
-#: How many are shown of a migration: events, and rows set aside.
-EVENTS, SET_ASIDE = 100, 50
+# What there may be more of than the overview shows: in words, the filters of the list that have all of it, and the
+# status that counts it.
+_KINDS: dict[str, tuple[str, str, Status | None]] = {
+    "blocked": ("that others block", "status=IN+PROGRESS", None),
+    "queue": ("with sessions queued behind them", "status=IN+PROGRESS", None),
+    "failed": ("that ended with an error", "status=ERROR", Status.ERROR),
+    "set_aside": ("with rows set aside", "status=FINISHED&set_aside=yes", None),
+    "late": ("that have been in line for long", "status=STARTED&ordering=updated_at", None),
+    "going": ("in progress", "status=IN+PROGRESS", Status.IN_PROGRESS),
+    "waiting": ("in line", "status=STARTED", Status.STARTED),
+}
+
+#: How many rows that were set aside are on a page.
+SET_ASIDE = 50
 
 
 @door("GET", "HEAD")
 def overview(request: HttpRequest) -> HttpResponse:
     """Show how many there are, what wants a person, what goes on, and what waits."""
     counts = lifecycle.counts_up_to(watch.MOST)
-    parts = watch.overview()
+    parts, kinds = watch.overview()
 
     def context() -> dict[str, Any]:
         cards = {name: rendered(request, "card", tags) for name, tags in parts.items()}
         holds = list(lifecycle.holds_in_force())
-        return {**cards, "holds": holds, "counts": counts, "few": watch.FEW, "most": watch.MOST}
+        more = _more(counts, kinds)
+        return {**cards, "holds": holds, "counts": counts, "most": watch.MOST, "more": more}
 
-    return live(request, "overview", (counts, watch.holds(), parts), context)
+    return live(request, "overview", (counts, watch.holds(), parts, kinds), context)
 
 
 @door("GET", "HEAD")
@@ -66,6 +77,9 @@ def listing(request: HttpRequest) -> HttpResponse:
             "page_of": shown,
             "most": max(watch.MOST, shown.last),
             "holds": list(lifecycle.holds_in_force()),
+            "chips": chips(request.GET),
+            "kept": kept(request.GET),
+            "several": any(chip.name == "status" for chip in chips(request.GET)),
             "filtered": any(request.GET.get(name) for name in PageFilter.base_filters if name != "ordering"),
             "columns": list(_columns(request)),
             "many": many,
@@ -82,14 +96,12 @@ def detail(request: HttpRequest, pk: int) -> HttpResponse:
     def context() -> dict[str, Any]:
         row = lifecycle.get(pk)
         holds = list(lifecycle.holds_in_force(database))
-        events = list(row.events.using(conf.control_database).order_by("-id")[: EVENTS + 1])
         return {
             "row": row,
             "holds": holds,
-            "events": events[:EVENTS],
-            "more": len(events) > EVENTS,
+            "part": history.newest(pk, since=history.place(request.GET.get("since"))),
             "verbs": [verb for verb in asking.offered(row) if verb in may(request)],
-            "tunables": list(tunables(row)) if "tune" in may(request) else [],
+            "tuning": tuning.form(row) if "tune" in may(request) else {},
         }
 
     return live(request, "detail", (tag, watch.holds(database)), context)
@@ -125,15 +137,20 @@ def set_aside(request: HttpRequest, pk: int) -> HttpResponse:
     return page(request, "set_aside", context)
 
 
-def tunables(row: AsyncMigrationStatus) -> Iterator[dict[str, Any]]:
-    """Yield the numbers that can be set live now, each with what is set."""
-    if row.status in TERMINAL - {Status.ERROR}:
-        return
-    for name, limit in NUMBERS.items():
-        if name == "priority" or row.kind == Kind.BACKFILL:
-            value = row.priority if name == "priority" else row.tuning.get(name)
-            label = name.replace("_", " ").capitalize()
-            yield {"name": name, "label": label, "limit": limit, "value": value, "file": row.options.get(name)}
+def _more(counts: dict[str, int], kinds: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, str]]]:
+    """Return what each part of the overview has no room for: in words, and the filters that have it in the list.
+
+    kinds: of each, how many were found, and how many of these are shown.
+    """
+    more: dict[str, list[tuple[str, str]]] = {"troubled": [], "going": [], "waiting": []}
+    for kind, (what, query, status) in _KINDS.items():
+        found, shown = kinds[kind]
+        total = counts[status] if status else found
+        is_all = total <= watch.MOST if status else found < watch.FEW
+        if total > shown or not is_all:
+            said = f"{total - shown:,} more {what}" if is_all else f"more {what}"
+            more[kind if kind in more else "troubled"].append((said, query))
+    return more
 
 
 def _columns(request: HttpRequest) -> Iterator[dict[str, str]]:

@@ -3,7 +3,7 @@
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import path, reverse_lazy
 
-from . import asks, gates, holds, janitor, later, pages
+from . import asks, gates, history, holds, janitor, later, pages, tuning
 from .chart import chart
 from .door import only
 
@@ -24,8 +24,9 @@ urlpatterns = [
     path("migrations/<int:pk>", pages.detail, name="detail"),
     path("migrations/<int:pk>/chart", chart, name="chart"),
     path("migrations/<int:pk>/preflight", pages.findings, name="preflight"),
+    path("migrations/<int:pk>/events", history.events, name="events"),
     path("migrations/<int:pk>/set-aside", pages.set_aside, name="set_aside"),
-    path("migrations/<int:pk>/tune", asks.tune, name="tune"),
+    path("migrations/<int:pk>/tune", tuning.tune, name="tune"),
     path("migrations/<int:pk>/later", later.later, name="later"),
     path("migrations/<int:pk>/<str:verb>", asks.one, name="ask"),
     path("gates", gates.gates, name="gates"),

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cache, partial
+from functools import cache, partial, reduce
 from itertools import chain
+from operator import or_
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -43,6 +44,13 @@ TRUE_FOR = 60.0
 
 #: How many questions are remembered with what was found.
 REMEMBERED = 500
+
+#: A session that has kept one waiting, and has done the same for so long, is none that comes to its end by itself soon:
+#: a transaction of an application takes seconds, and a report minutes.
+LONG_IN_THE_WAY = timedelta(minutes=5)
+
+#: How many of the sessions that a migration waits for are looked at: who is first in the way of it.
+_IN_THE_WAY = 5
 
 #: Every write of `lifecycle` sets `updated_at`.
 _TAG = ("pk", *OF_THE_TAG)
@@ -90,15 +98,22 @@ class Page:
         return self.number + 1
 
 
-def overview() -> dict[str, list[Tag]]:
-    """Return the tags of what wants a person, what goes on and what waits, each at most FEW and the first one first."""
+def overview() -> tuple[dict[str, list[Tag]], dict[str, tuple[int, int]]]:
+    """Return the tags of what wants a person, what goes on and what waits, each at most FEW and the first one first.
+
+    And of each kind, how many were found, which are FEW where there may be more, and how many of them are among those.
+    """
     found: dict[str, list[Tag]] = {name: [] for name in _PARTS}
     together = connections[conf.control_database].features.supports_slicing_ordering_in_compound
     for part, *tag in _ask(_all_parts) if together else chain.from_iterable(map(_ask, _EACH_PART)):
         found[part].append(tuple(tag))
-    troubled = chain(found["failed"], found["late"], found["queue"])
-    by_change = sorted(troubled, key=lambda tag: tag[_TAG.index("updated_at")], reverse=True)
-    return {"troubled": by_change[:FEW], "going": found["going"], "waiting": found["waiting"]}
+    # Those in progress by their ids: they change with each heartbeat, and would change places on the page.
+    stuck = sorted({*found["blocked"], *found["queue"]}, reverse=True)
+    others = chain(found["failed"], found["set_aside"], found["late"])
+    troubled = stuck + sorted(others, key=lambda tag: tag[_TAG.index("updated_at")], reverse=True)
+    parts = {"troubled": troubled[:FEW], "going": sorted(found["going"], reverse=True), "waiting": found["waiting"]}
+    shown = {kind: parts.get(kind, parts["troubled"]) for kind in found}
+    return parts, {kind: (len(tags), len({*tags} & {*shown[kind]})) for kind, tags in found.items()}
 
 
 def listing(rows: Callable[[], Migrations], asked: QueryDict) -> Page:
@@ -180,8 +195,17 @@ def _sql(make: Callable[[], Rows], using: str) -> tuple[str, tuple[Any, ...]]:
 
 
 def _failed() -> Migrations:
-    failed = Q(status=Status.ERROR) | Q(status=Status.FINISHED, quarantined__gt=0)
-    return lifecycle.rows().filter(failed).order_by(*_LAST_CHANGED)
+    return lifecycle.rows().filter(status=Status.ERROR).order_by(*_LAST_CHANGED)
+
+
+def _set_aside() -> Migrations:
+    return lifecycle.rows().filter(status=Status.FINISHED, quarantined__gt=0).order_by(*_LAST_CHANGED)
+
+
+def _blocked() -> Migrations:
+    least = LONG_IN_THE_WAY.total_seconds()
+    ages = (Q(**{f"waiting_on__{place}__seconds__gte": least}) for place in range(_IN_THE_WAY))
+    return _going().exclude(waiting_on=[]).filter(reduce(or_, ages))
 
 
 def _late() -> Migrations:
@@ -221,7 +245,9 @@ def _holds() -> Rows:
 
 _PARTS: dict[str, Callable[[], Migrations]] = {
     "failed": _failed,
+    "set_aside": _set_aside,
     "late": _late,
+    "blocked": _blocked,
     "queue": _queue,
     "going": _going,
     "waiting": _waiting,

@@ -43,6 +43,7 @@ _LEFTOVERS = {
     "invalid": "INVALID: a build or a removal did not end well",
 }
 _TICKS = re.compile(r"`([^`]+)`")
+_TIMES = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
 _SQL = re.compile(
     r"(?P<i>--[^\n]*|/\*.*?\*/)|(?P<q>'(?:[^']|'')*')|\b(?P<b>ADD|ALTER|ANALYZE|AND|AS|BEGIN|BY|CASCADE|CHECK|COLUMN|"
     r"COMMIT|CONCURRENTLY|CONSTRAINT|CREATE|DEFAULT|DELETE|DROP|EXISTS|FOREIGN|FROM|IF|IN|INCLUDE|INDEX|INSERT|INTO|IS|"
@@ -72,8 +73,8 @@ def gate(state: str) -> SafeString:
 
 @register.filter
 def ticks(text: str) -> SafeString:
-    """Return a text of which what stands between backticks is shown as code."""
-    return mark_safe(_TICKS.sub(r"<code>\1</code>", escape(text)))  # noqa: S308 - it is escaped
+    """Return a text of which what stands between backticks is shown as code, and each time as by `times`."""
+    return mark_safe(_TICKS.sub(r"<code>\1</code>", times(text)))  # noqa: S308 - it is escaped
 
 
 @register.filter
@@ -95,6 +96,12 @@ def moment(value: datetime | None) -> SafeString | str:
         return "–"
     shown = words.moment(value)
     return format_html('<time datetime="{}" title="{}">{}</time>', value.isoformat(), shown, shown)
+
+
+@register.filter
+def times(text: str) -> SafeString:
+    """Return a text of which each time is shown as all times are, but in full where the script is at work."""
+    return mark_safe("".join(_timed(text)))  # noqa: S308 - every part is escaped
 
 
 @register.filter
@@ -121,10 +128,16 @@ def doing(row: AsyncMigrationStatus) -> str:
     waits = f"waits for {blocked}" if blocked else ""
     what = "; ".join(filter(None, (row.phase, waits, words.throttling(row.throttled))))
     if row.status == Status.STARTED and not what:
-        what = words.state(said)
-    queued = f"{len(row.queued_behind)} sessions queue behind it" if row.queued_behind else ""
+        what = words.state(said | {"run_at": None})  # The page says the time itself, as all times.
+    queued = _queue(len(row.queued_behind))
     asked = f"asked to {words.asked_to(row.stop_requested)}" if row.stop_requested else ""
     return "; ".join(filter(None, (asked, what, queued, words.left(said))))
+
+
+def _queue(count: int) -> str:
+    if not count:
+        return ""
+    return "a session queues behind it" if count == 1 else f"{count} sessions queue behind it"
 
 
 @register.filter
@@ -162,6 +175,12 @@ def happened(event: AsyncMigrationEvent) -> str:
 
 
 @register.filter
+def ended(event: AsyncMigrationEvent) -> str:
+    """Say how the attempt ended that an event is the last one of."""
+    return words.attempt_end(contract.event_as_dict(event))
+
+
+@register.filter
 def error(said: dict[str, object] | None) -> list[tuple[str, str]]:
     """Return terms and texts of an error in the shape of `meta.error`."""
     return list(words.error(said))
@@ -195,6 +214,15 @@ def label(verb: str) -> str:
 def sql(text: str) -> SafeString:
     """Return SQL with its keywords, strings and comments marked."""
     return mark_safe("".join(_marked(text.strip())))  # noqa: S308 - every part is escaped
+
+
+def _timed(text: str) -> Iterator[str]:
+    end = 0
+    for match in _TIMES.finditer(text):
+        yield escape(text[end : match.start()])
+        yield format_html('<time datetime="{}" data-exact>{}</time>', *[match.group()] * 2)
+        end = match.end()
+    yield escape(text[end:])
 
 
 def _marked(text: str) -> Iterator[str]:

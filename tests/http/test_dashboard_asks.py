@@ -113,8 +113,9 @@ def test_a_backfill_is_tuned(browser, migration):
     assert row.tuning == {"batch_size": 500, "batch_delay_seconds": 0.2}
     assert 'name="batch_size" step="1" min="1" max="1000000" value="500"' in client.get(f"/migrations/{row.pk}").text
     client.post(path, {"batch_size": "", "batch_delay_seconds": "0.2"})
-    (*_, said) = told(client.post(path, {"batch_delay_seconds": "soon"}))
-    assert "batch_delay_seconds: This is not a number from 0 to 3,600" in said
+    wrong = client.post(path, {"batch_delay_seconds": "soon", "batch_size": "70"})
+    assert (wrong.status_code, "This is not a number from 0 to 3,600" in wrong.text) == (400, True)
+    assert ('value="soon"' in wrong.text, 'value="70"' in wrong.text) == (True, True), "what was typed"
     row.refresh_from_db()
     assert row.tuning == {"batch_delay_seconds": 0.2}
 

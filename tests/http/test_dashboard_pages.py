@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from html import unescape
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from django.utils import timezone
 
 from async_migrations import lifecycle
+from async_migrations.dashboard import watch
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationBadRow, AsyncMigrationStatus
 from async_migrations.states import Status
@@ -169,6 +172,40 @@ def test_the_list_is_narrowed_by_its_address(browser, migration):
     assert new.name.rpartition(".")[2] in ordered
 
 
+def sent_by_the_form(page):
+    """Return what a browser sends when the form of the list is sent as it is shown."""
+    form = page.partition('role="search"')[2].partition("</form>")[0]
+    fields = re.findall(r'type="(?:search|text|hidden)" name="(\w+)" value="([^"]*)"', form)
+    for name, options in re.findall(r'<select name="(\w+)">(.*?)</select>', form):
+        fields += [(name, value) for value in re.findall(r'value="([^"]*)" selected', options)]
+    return sorted((name, value) for name, value in fields if value)
+
+
+def test_the_form_loses_nothing_that_the_address_says(browser, migration):
+    wanted = [
+        ("app", "tasks"), ("created_after", "2020-01-01T00:00:00Z"), ("database", "default"), ("ordering", "-name"),
+        ("ordering", "id"), ("search", "old"), ("status", "ERROR"), ("status", "PAUSED"), ("utm_source", "mail"),
+    ]  # fmt: skip
+    client = browser()
+    page = client.get(f"/migrations?page=2&{urlencode(wanted)}").text
+    assert sent_by_the_form(page) == wanted
+    chips = dict(re.findall(r'<a href="\?([^"]*)" aria-label="Take out ([^"]*)"', page))
+    assert set(chips.values()) == {
+        "App: tasks", "Created after: 2020-01-01T00:00:00Z", "Status: ERROR", "Status: PAUSED", "Utm source: mail",
+    }  # fmt: skip
+    assert page.count("there is no such filter") == 1
+    without = next(unescape(query) for query, label in chips.items() if label == "Status: ERROR")
+    assert sorted(parse_qsl(without)) == [pair for pair in wanted if pair != ("status", "ERROR")]
+    assert "Take out" not in client.get("/migrations?search=old&status=ERROR&kind=sql&age=7").text
+
+
+def test_the_list_has_what_has_rows_set_aside(browser, migration):
+    row, _ = migration(Status.FINISHED, kind="backfill"), migration(Status.FINISHED)
+    lifecycle.rows().filter(pk=row.pk).update(quarantined=3)
+    page = browser().get("/migrations?status=FINISHED&set_aside=yes").text
+    assert re.findall(r'href="/migrations/(\d+)"', page) == [str(row.pk)]
+
+
 @pytest.mark.parametrize("verb", ["tune", "hold", "run"])
 def test_boxes_are_for_those_who_have_a_button_for_them(browser, migration, verb):
     migration()
@@ -207,6 +244,50 @@ def test_the_overview_says_what_wants_a_person(browser, migration):
     assert all(parts["troubled"] < at < parts["going"] for at in (*places(failed), places(late)[0]))
     assert all(parts["going"] < at < parts["waiting"] for at in places(going))
     assert places(waits)[0] > parts["waiting"]
+
+
+def on_top(page):
+    part = page.text.partition('id="troubled"')[2].partition("</section>")[0]
+    return [int(pk) for pk in re.findall(r'href="/migrations/(\d+)"', part)], part
+
+
+def test_what_somebody_has_blocked_for_long_wants_a_person(browser, migration):
+    stuck, fine = migration(Status.IN_PROGRESS), migration(Status.IN_PROGRESS, database="second")
+    change, client = lifecycle.rows().filter, browser()
+    change(pk=stuck.pk).update(waiting_on=[{"pid": 1}, {"pid": 4711, "application_name": "report", "seconds": 300}])
+    change(pk=fine.pk).update(waiting_on=[{"pid": 4712, "seconds": 299}])
+    shown, part = on_top(client.get("/"))
+    assert (shown, "pid 4711 (report) for 5 min 0 s" in part) == ([stuck.pk], True)
+    change(pk=stuck.pk).update(waiting_on=[])
+    assert on_top(client.get("/"))[0] == []
+
+
+def test_what_the_overview_has_no_room_for_is_said_and_leads_there(browser, migration, monkeypatch):
+    monkeypatch.setattr(watch, "FEW", 2)
+    watch._sql.cache_clear()
+    aside = migration(Status.FINISHED, kind="backfill")
+    lifecycle.rows().filter(pk=aside.pk).update(quarantined=1)
+    for status in (Status.ERROR, Status.ERROR, Status.ERROR, Status.STARTED, Status.STARTED, Status.STARTED):
+        migration(status)
+    page = browser().get("/")
+    watch._sql.cache_clear()
+    more = re.findall(r'href="/migrations\?([^"]*)">([^<]* ?more [^<]*)', page.text)
+    assert [(unescape(query), text) for query, text in more] == [
+        ("status=ERROR", "1 more that ended with an error"),
+        ("status=FINISHED&set_aside=yes", "1 more with rows set aside"),
+        ("status=STARTED", "1 more in line"),
+    ]
+
+
+def test_a_time_in_a_sentence_is_one_that_the_page_can_tell(browser, migration):
+    row, client = migration(Status.STARTED), browser("hold")
+    lifecycle.rows().filter(pk=row.pk).update(run_at="2030-05-17T08:00:00Z")
+    for path in ("/", "/migrations", f"/migrations/{row.pk}"):
+        said = re.search(r'in line for a worker(.*?)<time datetime="([^"]*)"', client.get(path).text)
+        assert said.groups() == (", due ", "2030-05-17T08:00:00+00:00"), path
+    page = client.post("/hold", {"reason": "<b>", "lasts": "2", "unit": "hours"}, follow=True).text
+    assert re.search(r"ends by itself at <time datetime=\"[^\"]+\" data-exact>", page)
+    assert "<b>" not in page.partition('class="note')[2].partition("</div>")[0]
 
 
 @pytest.mark.parametrize("path", ["/", "/migrations", "/migrations/{pk}"])

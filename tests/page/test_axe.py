@@ -42,6 +42,7 @@ PAGES = {
         "/migrations/{finished}",
         "/migrations/{building}",
     ),
+    "events": ("/migrations/{error}/events",),
     "preflight": ("/migrations/{scheduled}/preflight", "/migrations/{error}/preflight"),
     "set_aside": ("/migrations/{finished}/set-aside", "/migrations/{error}/set-aside"),
     "gates": ("/gates", "/gates?prefix=app", "/gates?name=nothing.like.this"),
@@ -246,6 +247,22 @@ def test_forms_with_errors(open_page, person, migration) -> None:
         form.locator("button").click()
         expect(form.locator(".wrong").first).to_be_visible()
         assert_open_to_all(page)
+
+
+def test_tuning_with_errors(open_page, person, rows) -> None:
+    page = open_page(person("alice"), expected=refused(f"/migrations/{rows['going']}/tune"))
+    page.goto(f"/migrations/{rows['going']}")
+    page.get_by_text("Throttle", exact=True).click()
+    page.get_by_label("Turn off: Wraparound vacuum").check()
+    signal = page.get_by_label("Lock waiters", exact=True)
+    signal.evaluate("field => { field.form.noValidate = true }")
+    signal.fill("-1")
+    assert_open_to_all(page)
+    signal.press("Enter")
+    expect(page.get_by_text("This is not a number from 0")).to_be_visible()
+    expect(signal).to_have_value("-1")
+    expect(page.get_by_label("Turn off: Wraparound vacuum")).to_be_checked()
+    assert_open_to_all(page)
 
 
 def test_what_is_refused_and_what_is_not_there(open_page, person, rows) -> None:

@@ -111,6 +111,53 @@ def test_only_what_is_gone_or_forbidden_loads_the_page_again(open_page, person, 
     page.unroute_all(behavior="wait")
 
 
+def test_older_events_stay_below_those_that_come(open_page, person, migration) -> None:
+    row = migration()
+    for number in range(250):
+        lifecycle.remark(row.pk, "noted", SOMEBODY, said=f"number {number}.")
+    page = open_page(person("alice", "view"))
+    page.goto(f"/migrations/{row.pk}")
+    events, older = page.locator(".timeline > li"), page.get_by_role("link", name="Older events")
+    expect(events).to_have_count(100)
+    older.focus()
+    page.keyboard.press("Enter")
+    expect(events).to_have_count(200)
+    expect(page.locator("#older > div").first).to_be_focused()
+    with news(page, f"/{row.pk}?since={row.events.order_by('-id')[99].pk}"):
+        lifecycle.remark(row.pk, "noted", SOMEBODY, said="something new.")
+    expect(page.locator(".timeline").first).to_contain_text("something new.")
+    expect(events).to_have_count(201)
+    older.click()
+    expect(older).to_be_hidden()
+    expect(events).to_have_count(252)
+    lifecycle.run(row.pk, SOMEBODY)
+    becomes(page, "STARTED")
+    expect(events).to_have_count(253)
+
+
+def test_what_is_copied_is_announced(open_page, person, migration) -> None:
+    row = migration(Status.IN_PROGRESS)
+    page = open_page(person("alice", "view"), permissions=["clipboard-read", "clipboard-write"])
+    page.goto(f"/migrations/{row.pk}")
+    for what, text in (("the id", str(row.pk)), ("the name of the worker", "worker-1"), ("the whole name", row.name)):
+        page.get_by_role("button", name=f"Copy {what}").click()
+        expect(page.locator("#announcer")).to_have_text("Copied.")
+        assert page.evaluate("navigator.clipboard.readText()") == text
+
+
+def test_exact_times_are_there_without_a_mouse(open_page, person, migration) -> None:
+    row = migration()
+    page = open_page(person("alice", "view"), timezone_id="Asia/Kathmandu")
+    page.goto(f"/migrations/{row.pk}")
+    time = page.locator("dd time").last
+    expect(time).to_have_text(re.compile("ago|now"))
+    page.get_by_role("button", name="Exact times").press("Enter")
+    expect(time).to_have_text(re.compile(r"GMT\+5:45"))
+    page.goto("/migrations")
+    expect(page.get_by_role("button", name="Exact times", pressed=True)).to_be_visible()
+    expect(page.locator("tbody time")).to_have_text(re.compile(r"GMT\+5:45"))
+
+
 def test_the_chart_goes_on_after_an_answer_that_never_comes(open_page, person, curve) -> None:  # noqa: F811
     row = curve(rows(0, 0), rows(2, 2000), kind="backfill")
     page = open_page(person("alice", "view"))

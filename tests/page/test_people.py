@@ -54,7 +54,7 @@ def test_a_viewer_has_no_button(open_page, person, migration, path) -> None:
     page = open_page(person("victor", "view"), expected="status of 403")
     page.goto(path.format(pk=row.pk))
     expect(page.get_by_role("button")).to_have_text(
-        [re.compile("Filter|Log out|copy")] * page.get_by_role("button").count()
+        [re.compile("Filter|Log out|copy|Exact times")] * page.get_by_role("button").count()
     )
     assert not page.get_by_role("checkbox").count()
     page.goto(f"/migrations/{row.pk}/rollback")

@@ -10,6 +10,8 @@ const exact = new Intl.DateTimeFormat("en-GB", { dateStyle: "medium", timeStyle:
 const UNITS = [["second", 60], ["minute", 60], ["hour", 24], ["day", 30], ["month", 12], ["year", Infinity]];
 const PATIENCE = 10_000; // milliseconds that news is withheld before the page says so
 const GONE = [403, 404, 410];
+const exactly = document.getElementById("times");
+let inFull = localStorage.getItem("times") === "exact";
 let pressed = false;
 let news = null; // since when there is some that is withheld
 let kept = null;
@@ -27,13 +29,15 @@ function ago(moment) {
 function tellTimes() {
     for (const element of document.querySelectorAll("time[datetime]")) {
         const moment = new Date(element.dateTime);
-        const text = ago(moment);
+        const [said, full] = [ago(moment), exact.format(moment)];
+        const text = "exact" in element.dataset ? `${full} (${said})` : inFull ? full : said;
         // What does not change is left alone, so that a text that is being selected stays so.
         if (element.textContent !== text) {
             element.textContent = text;
-            element.title = exact.format(moment);
+            element.title = inFull ? said : full;
         }
     }
+    exactly?.setAttribute("aria-pressed", inFull);
 }
 
 function tellChosen() {
@@ -80,16 +84,27 @@ function isSelecting() {
 }
 
 function show(element, wanted) {
-    if (element.hidden === wanted) {
+    if (element?.hidden === wanted) {
         element.hidden = !wanted;
     }
 }
 
+// Older events that were asked for stay below the live ones, which then have to reach down to them.
+function since() {
+    return live.querySelector("[name=since]")?.value;
+}
+
 if (live) {
+    const isPoll = ({ detail }) => (detail.requestConfig ?? detail).elt === live;
     const said = () => live.querySelector("[data-announce]")?.dataset.announce ?? "";
 
     document.body.addEventListener("htmx:configRequest", (event) => {
-        event.detail.headers["If-None-Match"] = live.dataset.etag;
+        if (isPoll(event)) {
+            event.detail.headers["If-None-Match"] = live.dataset.etag;
+            if (since()) {
+                event.detail.parameters.since = since();
+            }
+        }
     });
     document.body.addEventListener("htmx:beforeRequest", (event) => {
         if (document.hidden) {
@@ -97,7 +112,11 @@ if (live) {
         }
     });
     document.body.addEventListener("htmx:beforeSwap", (event) => {
-        if (!event.detail.shouldSwap) {
+        if (!event.detail.shouldSwap || !isPoll(event)) {
+            return;
+        }
+        if (since() && !new URL(event.detail.xhr.responseURL).searchParams.has("since")) {
+            event.detail.shouldSwap = false; // It was asked for before there were older events below.
             return;
         }
         if (pressed || isSelecting()) {
@@ -115,7 +134,11 @@ if (live) {
             said: said(),
         };
     });
-    document.body.addEventListener("htmx:afterSwap", () => {
+    document.body.addEventListener("htmx:afterSwap", (event) => {
+        if (!isPoll(event)) {
+            refresh();
+            return;
+        }
         for (const box of live.querySelectorAll("input[type=checkbox]")) {
             box.checked = kept.chosen.has(box.id);
         }
@@ -172,11 +195,21 @@ document.addEventListener("click", async (event) => {
         const copied = await navigator.clipboard.writeText(button.dataset.copy).then(() => true, () => false);
         announcer.textContent = copied ? "Copied." : "The browser does not allow this page to copy.";
         button.textContent = copied ? "copied" : "not allowed to copy";
-        setTimeout(() => { button.textContent = "copy"; }, 1500);
+        setTimeout(() => {
+            button.textContent = "copy";
+            announcer.textContent = ""; // so that the next one is announced as well
+        }, 1500);
     }
 });
 
+exactly?.addEventListener("click", () => {
+    inFull = !inFull;
+    localStorage.setItem("times", inFull ? "exact" : "relative");
+    tellTimes();
+});
+
 function refresh() {
+    show(exactly, document.querySelector("time[datetime]") !== null);
     tellTimes();
     tellChosen();
     offerCopying();
