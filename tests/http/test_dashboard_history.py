@@ -41,14 +41,16 @@ def test_it_works(browser, migration):
     row = migration(Status.STARTED)
     lifecycle.release(begin(row.pk), error=BROKEN)
     lifecycle.fail(begin(row.pk), BROKEN)
+    lifecycle.run(row.pk, ORIGIN)
     page = browser().get(f"/migrations/{row.pk}")
     assert attempts(page) == [
         "Attempt 2, worker-1, TIME, failed: unique_violation",
         "Attempt 1, worker-1, TIME, given back: unique_violation",
     ]
     first = page.text.index("Attempt 1")
+    assert page.text.index("Asked to run") < page.text.index("Attempt 2"), "it belongs to no attempt"
     assert page.text.index("Attempt 2") < page.text.index("A worker began, attempt 2") < first
-    assert first < page.text.index("A worker began, attempt 1") < page.text.index("Asked to run")
+    assert first < page.text.index("A worker began, attempt 1") < page.text.rindex("Asked to run")
     assert page.text.count('<div class="attempt') == 2, "what was before stands beside them"
 
 
