@@ -203,6 +203,23 @@ def test_a_worker_that_is_told_to_end_gives_its_build_back(client, start_worker)
     assert ended(client, pk)["status"] == "FINISHED"
 
 
+def test_a_worker_that_is_told_to_end_waits_for_no_pause(client, start_worker) -> None:
+    pk = scheduled(BUILD, DROP)
+    with held(*OLD_SNAPSHOT):
+        worker = start_worker(**QUICK, ASYNC_MIGRATIONS_SHUTDOWN_GRACE_SECONDS="0.5")
+        ask(client, pk)
+        eventually(lambda: row(client, pk)["phase"] == "waiting for old snapshots")
+        ask(client, pk, "pause")  # Which a build obeys when it is through.
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: query("SELECT count(*) FROM pg_stat_progress_create_index") == [(0,)])
+    eventually(lambda: not worker.is_alive(), what="the worker ends")
+    assert index_is_valid("book_id_title_idx") is None
+    start_worker(**QUICK)
+    eventually(lambda: row(client, pk)["status"] == "PAUSED", what="what was asked for is not forgotten")
+    ask(client, pk, "resume")
+    assert ended(client, pk)["status"] == "FINISHED"
+
+
 def test_a_worker_stopped_beyond_its_lease_writes_nothing_when_it_goes_on(client, start_worker) -> None:
     pk = scheduled("UPDATE book SET n = n + 1 WHERE pg_advisory_xact_lock(4711) IS NOT NULL")
     with held("SELECT pg_advisory_lock(4711)"):
