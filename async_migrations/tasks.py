@@ -104,7 +104,10 @@ def _carry_out_first(beside: int) -> bool:
     if heartbeat.shutdown.is_set() or (lease := lifecycle.claim_first(beside, _worker_name())) is None:
         return False
     with _under_way.on(lease.migration.database):
-        executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
+        outcome = executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
+    # Two that wait for the same table would call each other up without end.
+    if conf.max_running_per_database > 1 and not isinstance(outcome, executor.NotItsTurn):
+        lifecycle.call_up(lease.migration.database)
     if heartbeat.shutdown.is_set():
         _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
     return True

@@ -15,7 +15,7 @@ from ..states import Kind, Status
 from .findings import INFO, Finding
 from .look import Look
 from .statements import IndexAction, Statement
-from .verify import quoted
+from .verify import tables_of
 
 _BUILD = re.compile(r"CREATE\s+(UNIQUE\s+)?INDEX\s+CONCURRENTLY\b", re.IGNORECASE)
 
@@ -38,7 +38,7 @@ def duration(look: Look, statement: Statement) -> Iterator[Finding]:
         if index.action is not IndexAction.CREATE or not index.concurrently:
             continue
         assert index.table is not None
-        size = sum(row["bytes"] for row in look.session.all("tables_of", names=[quoted(index.table)]))
+        size = sum(tables_of(look.session, [index.table]).values())
         detail = {"statement": statement.number, "table_bytes": size}
         yield _duration(f"the build of {index.name}", size, _builds(look), "bytes", detail)
 

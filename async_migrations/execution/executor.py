@@ -65,8 +65,8 @@ class NotItsTurn:
 Outcome = Succeeded | Stopped | Failed | NotItsTurn
 
 
-def execute(lease: Lease, nudge: Nudge) -> None:
-    """Carry out one attempt and write down how it ended. Raises nothing: whatever happens ends in the row.
+def execute(lease: Lease, nudge: Nudge) -> Outcome:
+    """Carry out one attempt, write down how it ended, and return it. Raises nothing: whatever happens ends in the row.
 
     nudge: asks so many other workers to help with the lanes of this migration.
     """
@@ -77,6 +77,7 @@ def execute(lease: Lease, nudge: Nudge) -> None:
         outcome = _execute(lease, nudge)
         error = outcome.error.code if isinstance(outcome, Failed) else None
         mark({"outcome": type(outcome).__name__, tracing.ERROR: error})
+    return outcome
 
 
 def _execute(lease: Lease, nudge: Nudge) -> Outcome:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .. import lifecycle
@@ -66,7 +68,7 @@ def _end_orphans(attempt: Attempt) -> None:
     """Cancel what an earlier attempt left running, wait until it is gone, and drop what it built."""
     with _session(attempt) as session:
         _await_lock(attempt, session)
-        index = _begun(attempt, session)
+        index = _left_by_orphan(attempt, session)
     if index is not None:
         _remove(attempt, index, whole=index.action is IndexAction.CREATE)
 
@@ -84,17 +86,23 @@ def _await_lock(attempt: Attempt, session: Session) -> None:
         _wait(attempt)
 
 
-def _begun(attempt: Attempt, session: Session) -> Index | None:
-    """Return the index whose statement was begun and is not marked as done, with the schema in which it was meant."""
-    begun = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk).get("begun")
+def _left_by_orphan(attempt: Attempt, session: Session) -> Index | None:
+    """Return the index that an earlier attempt had under way, with the schema in which the statement meant it.
+
+    Of a REINDEX CONCURRENTLY the tables are noted instead, to be swept.
+    """
+    marks = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk)
+    done, begun = marks.get("done", []), marks.get("begun")
     session.set_all(attempt.migration.options.get("settings", {}))
     for statement in attempt.statements:
         if statement.effect is Effect.SESSION:
             session.execute(statement.text)
-        elif statement.digest == begun:
-            left = (index for index in statement.indexes if index.action is not IndexAction.REINDEX)
-            index = next(left, None) if statement.effect is Effect.CATALOGUE else None
-            return None if index is None else verify.qualified(session, index)
+        elif statement.number > len(done):
+            if statement.reindexes:
+                attempt.reindexed = list(verify.tables_of(session, statement.relations))
+            elif statement.digest == begun and statement.effect is Effect.CATALOGUE:
+                return verify.qualified(session, statement.indexes[0])
+            break
     return None
 
 
@@ -112,23 +120,36 @@ def _remove(attempt: Attempt, index: Index, *, whole: bool = False) -> None:
     """Drop an index that is INVALID and that nobody builds; `whole`: also one that is valid."""
     with _session(attempt) as session:
         while found := _left(session, index, whole=whole):
-            name = verify.quoted(Identifier(found.name, found.schema))
-            if reserve(session, [row["oid"] for row in session.all("tables_of", names=[name])]):
+            if busy := verify.builders(session, found):
+                if attempt.heartbeat.stop is not Stop.CANCEL:
+                    return  # Whoever tries again repairs it; CANCELLED says that nothing is left.
+                attempt.heartbeat.waiting_on = busy
+                _await_turn(attempt, "another session may be at work on the index")
+            elif reserve(session, verify.tables_of(session, [Identifier(found.name, found.schema)])):
                 verify.drop(session, found)
                 lifecycle.note(attempt.lease, "leftover_removed", index=str(index.name))
                 return
-            _await_turn(attempt)
+            else:
+                _await_turn(attempt)
 
 
 def _left(session: Session, index: Index, *, whole: bool) -> verify.FoundIndex | None:
     found = verify.find(session, index)
-    if found is None or not found.on_table or (found.valid and not whole) or verify.builders(session, found):
+    if found is None or not found.on_table or (found.valid and not whole):
         return None
-    return found
+    return None if verify.builders(session, found, perhaps=False) else found
 
 
-def _session(attempt: Attempt) -> Session:
-    return Session(attempt.migration.database, f"{_ours(attempt)}cleanup")
+@contextmanager
+def _session(attempt: Attempt) -> Iterator[Session]:
+    """Open a session for the block; the row says whom it waits for."""
+    with Session(attempt.migration.database, f"{_ours(attempt)}cleanup") as session:
+        attempt.heartbeat.follow(session.backend.pid)
+        try:
+            yield session
+        finally:
+            attempt.heartbeat.follow(None)
+            attempt.heartbeat.waiting_on = None
 
 
 def _ours(attempt: Attempt) -> str:
@@ -139,8 +160,8 @@ def _is_ours(attempt: Attempt, holder: dict[str, Any]) -> bool:
     return bool(holder["application_name"].startswith(_ours(attempt)))
 
 
-def _await_turn(attempt: Attempt) -> None:
-    attempt.heartbeat.phase = "waits for its turn to remove leftovers: another migration is at work on the table"
+def _await_turn(attempt: Attempt, why: str = "another migration is at work on the table") -> None:
+    attempt.heartbeat.phase = f"waits for its turn to remove leftovers: {why}"
     _wait(attempt)
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from django.utils import timezone
+
 from .. import lifecycle, tracing
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
@@ -19,6 +21,11 @@ from .window import Window, require_open
 # Pauses between lock retries double from the first to the second of these, in seconds, each with +/- 50 % of jitter, so
 # that two who want the same lock do not meet again and again, and readers get their turn in between.
 _LOCK_PAUSE_SECONDS = (0.5, 20.0)
+
+# Who waits for a table looks again after this share of the time that it has waited, within these bounds in seconds, so
+# that a long build does not fill the history of the one behind it; the end of an attempt calls it up at once.
+_TURN_SHARE = 0.1
+_TURN_SECONDS = (1.0, 30.0)
 
 
 def carry_out(attempt: Attempt, session: Session, statement: Statement) -> None:
@@ -43,7 +50,7 @@ def _carry_out(attempt: Attempt, session: Session, statement: Statement) -> None
     if lock_timeout or not fresh:  # A session begins without one.
         session.set("lock_timeout", f"{round(lock_timeout * 1000)}ms")
     started = time.monotonic()
-    sizes = _reserved_tables(session, statement)
+    sizes = _reserved_tables(attempt, session, statement)
     tables = list(sizes)
     if subjects(statement)[0] in {"VACUUM", "ANALYZE"}:
         verify.require_maintainable(session, tables)
@@ -89,18 +96,25 @@ def _with_samples(session: Session, statement: Statement) -> Iterator[None]:
         raise
 
 
-def _reserved_tables(session: Session, statement: Statement) -> dict[int, int]:
+def _reserved_tables(attempt: Attempt, session: Session, statement: Statement) -> dict[int, int]:
     """Return the tables that a statement of the MAINTENANCE class works on, reserved for this session: oid to bytes.
 
     Raises Postponed if another migration is at work on one of them.
     """
     if not statement.relations:
         return {}
-    names = [verify.quoted(relation) for relation in statement.relations]
-    tables = {row["oid"]: row["bytes"] for row in session.all("tables_of", names=names)}
+    tables = verify.tables_of(session, statement.relations)
     if not reserve(session, tables):
-        raise Postponed(f"waits for its turn: another migration is at work on {statement.relations[0]}")
+        raise Postponed(f"{lifecycle.BEHIND}{statement.relations[0]}", _until_next_look(attempt))
     return tables
+
+
+def _until_next_look(attempt: Attempt) -> float:
+    """Return the seconds until whoever waits for a table looks again, if nobody calls it up before."""
+    now = timezone.now()
+    waited = now - (attempt.migration.requested_at or now)
+    least, most = _TURN_SECONDS
+    return min(most, max(least, waited.total_seconds() * _TURN_SHARE))
 
 
 def _lock_timeout(attempt: Attempt, statement: Statement) -> float:

@@ -7,7 +7,7 @@ the catalogue's words for both are compared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -77,9 +77,14 @@ def is_whole(index: Index, found: FoundIndex) -> bool:
     return found.valid or (index.only and found.partitioned)
 
 
-def builders(session: Session, found: FoundIndex) -> list[dict[str, Any]]:
-    """Return the sessions that build the index right now, or may: what others do shows only in their locks."""
-    return session.all("builder", oid=found.oid)
+def builders(session: Session, found: FoundIndex, *, perhaps: bool = True) -> list[dict[str, Any]]:
+    """Return the sessions that build the index right now; `perhaps`: also those that may, for all that locks show."""
+    return session.all("builder", oid=found.oid, perhaps=perhaps)
+
+
+def tables_of(session: Session, names: Iterable[Identifier]) -> dict[int, int]:
+    """Return the tables, partitions as well, that names of tables or indexes mean in this session: oid to bytes."""
+    return {row["oid"]: row["bytes"] for row in session.all("tables_of", names=[quoted(name) for name in names])}
 
 
 def require_valid(session: Session, index: Index) -> FoundIndex:

@@ -23,7 +23,18 @@ from .leases import (
     renew,
     succeed,
 )
-from .line import in_line, mark_dispatched, mark_unsent, next_in_line, note_held, note_waiting, unclaimed, waiting
+from .line import (
+    BEHIND,
+    call_up,
+    in_line,
+    mark_dispatched,
+    mark_unsent,
+    next_in_line,
+    note_held,
+    note_waiting,
+    unclaimed,
+    waiting,
+)
 from .moves import Answer, Lease, get, remark, rows
 from .requests import Request, check_request, collect_requests, leave_request, take_over, write_done
 from .samples import take_sample
@@ -31,6 +42,7 @@ from .tuning import tune
 from .verbs import cancel, foresee, pause, resume, rollback, run
 
 __all__ = [
+    "BEHIND",
     "Answer",
     "Asked",
     "Channel",
@@ -40,6 +52,7 @@ __all__ = [
     "UnderWay",
     "Verdict",
     "Wanted",
+    "call_up",
     "cancel",
     "cancelled",
     "changing_holds",

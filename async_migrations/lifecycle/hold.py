@@ -1,7 +1,7 @@
 """The switch that keeps migrations from going on: on all databases or one, with who set it, why, and until when.
 
-While it is in force nothing is claimed, and what is in progress is given back where it can go on later. It is in force
-or not by the clock of the control database, whoever looks.
+While it is in force nothing is claimed but what is to be stopped, and what is in progress is given back where it can go
+on later. It is in force or not by the clock of the control database, whoever looks.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ def is_held() -> Exists:
     """Match the migrations whose database is held now."""
     here = Q(database="") | Q(database=OuterRef("database"))
     return Exists(holds().filter(_in_force(), here).order_by())
+
+
+def is_kept_back() -> Q:
+    """Match the migrations that no worker may claim for a hold; who only has one to stop may."""
+    return Q(is_held(), stop_requested=None)
 
 
 def databases() -> list[str]:

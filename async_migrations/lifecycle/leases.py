@@ -18,7 +18,7 @@ from ..models import AsyncMigrationEvent, AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest, Transition
 from . import compiled
 from .audit import Origin
-from .hold import held, is_held
+from .hold import held, is_held, is_kept_back
 from .line import free_slot, in_line, with_taken
 from .moves import NOW, Lease, move, record_where, rows
 
@@ -66,8 +66,8 @@ def _first_in_line(alias: str) -> compiled.Sql:
 
 
 @cache
-def _not_held(alias: str) -> Q:
-    return Q(~is_held())
+def _not_kept_back(alias: str) -> Q:
+    return ~is_kept_back()
 
 
 @cache
@@ -86,7 +86,7 @@ def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
             row,
             Status.IN_PROGRESS,
             Origin(worker),
-            _not_held(conf.control_database),  # A hold that is set between the look and this one counts.
+            _not_kept_back(conf.control_database),  # A hold that is set between the look and this one counts.
             attempt=lease.attempt,
             lease_token=lease.token,
             lease_expires_at=_in(conf.lease_seconds),

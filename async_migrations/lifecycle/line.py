@@ -12,11 +12,14 @@ from django.db.models.functions import Now
 from ..conf import conf
 from ..models import AsyncMigrationStatus
 from ..states import Status
-from .hold import held, is_held
+from .hold import held, is_kept_back
 from .moves import rows
 
 # How the phase begins of what waits for a hold to end.
 _HELD = "held by "
+
+#: How the phase begins of what waits until nobody else works on its table.
+BEHIND = "waits for its turn: another migration is at work on "
 
 
 def unclaimed() -> QuerySet[AsyncMigrationStatus]:
@@ -36,7 +39,7 @@ def waiting(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
 
 def in_line(database: str | None = None) -> QuerySet[AsyncMigrationStatus]:
     """Return the migrations that a worker might claim now, in their order."""
-    return waiting(database).filter(~is_held())
+    return waiting(database).filter(~is_kept_back())
 
 
 def next_in_line(database: str) -> int | None:
@@ -54,11 +57,17 @@ def note_waiting() -> None:
             in_line(database).exclude(phase=turn).order_by().update(phase=turn, updated_at=Now())
 
 
+def call_up(database: str) -> None:
+    """Let what waits for another migration on its table be due at once: one has ended on this database."""
+    behind = rows().filter(database=database, status=Status.STARTED, phase__startswith=BEHIND)
+    behind.update(run_at=None, updated_at=Now())
+
+
 def note_held() -> None:
     """Let what is held say so, by whom and why, and say so no more when it is not; its message is due from then on."""
-    over = rows().filter(~is_held(), status=Status.STARTED, phase__startswith=_HELD)
+    over = rows().filter(~is_kept_back(), status=Status.STARTED, phase__startswith=_HELD)
     over.update(phase="", updated_at=Now())
-    of_held = waiting().filter(is_held()).order_by("database").distinct()
+    of_held = waiting().filter(is_kept_back()).order_by("database").distinct()
     for database in of_held.values_list("database", flat=True):
         if (hold := held(database)) is not None:
             says = {"phase": str(hold)[:255], "dispatched_at": _long_ago()}

@@ -94,8 +94,7 @@ def cancel(pk: int, origin: Origin) -> Answer:
     for row in until_settled(pk):
         if not _is_to_cancel(row):
             return unchanged("cancel", row, origin)
-        # What was given back runs no more, but what it leaves behind may not have been removed yet.
-        if _begun(row) or (row.status == Status.STARTED and row.has_run):
+        if _begun(row):
             moved = _ask_to_stop(row, StopRequest.CANCEL, origin)
         else:
             moved = _have_it_stopped(row, origin) if _runs_on(row) else _cancel_now(row, origin)
@@ -169,13 +168,11 @@ def _is_to_cancel(row: AsyncMigrationStatus) -> bool:
 def _begun(row: AsyncMigrationStatus) -> bool:
     """Whether something of it may be running, or be left behind: then only a worker can stop it.
 
-    That is so in line as well. After a worker died its statement may run on, and PAUSED would not be true; the next
-    worker knows as soon as it has the advisory lock. Of a backfill that was given back, helpers may still be at work.
+    That is so in line as well, once a worker has ever begun it. After one died its statement may run on, and PAUSED
+    would not be true; the next worker knows as soon as it has the advisory lock. Of a backfill that was given back,
+    helpers may still be at work.
     """
-    helped = row.kind == Kind.BACKFILL and row.has_run
-    return row.status == Status.IN_PROGRESS or (
-        row.status == Status.STARTED and (row.attempt > 0 or row.stop_requested is not None or helped)
-    )
+    return row.status == Status.IN_PROGRESS or (row.status == Status.STARTED and row.has_run)
 
 
 def _runs_on(row: AsyncMigrationStatus) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -13,6 +14,8 @@ from django.core.management import call_command
 from django.db import connections
 
 from async_migrations import lifecycle, tasks
+from async_migrations.execution.attempt import table_key
+from async_migrations.execution.session import Session
 from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationStatus
 from tests.conftest import eventually
@@ -52,6 +55,15 @@ def carried_out(row: AsyncMigrationStatus, *, backwards: bool = False) -> AsyncM
     ask(row.pk, Origin("test"))
     tasks.carry_out(row.pk)
     return lifecycle.get(row.pk)
+
+
+@contextmanager
+def at_work_on(table: str) -> Iterator[None]:
+    """Have another migration at work on a table, as far as ours can tell."""
+    with Session("default", "async-migrations/0/1") as other:
+        ((oid,),) = query(f"SELECT '{table}'::regclass::oid::bigint")
+        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+        yield
 
 
 @pytest.fixture

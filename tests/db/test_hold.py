@@ -199,6 +199,19 @@ def test_a_cancel_is_obeyed_although_it_is_held(migration, book) -> None:
         eventually(lambda: lifecycle.get(pk).status == "CANCELLED", what="the end")
 
 
+@pytest.mark.parametrize(("verb", "end"), [(lifecycle.cancel, "CANCELLED"), (lifecycle.pause, "PAUSED")])
+def test_what_was_given_back_is_stopped_although_it_is_held(migration, book, verb, end) -> None:
+    pk = started(migration, f"{LOCKED}; SELECT 1")
+    with at_work(pk):
+        eventually(lambda: lifecycle.get(pk).phase.startswith("statement 1"), what="the first statement")
+        hold()
+        two_beats(pk)
+    assert lifecycle.get(pk).status == "STARTED"
+    verb(pk, ALICE)
+    tasks.carry_out(pk)
+    assert lifecycle.get(pk).status == end
+
+
 def test_a_hold_on_another_database_stops_nothing(migration, book) -> None:
     pk = started(migration, f"{LOCKED}; SELECT 1")
     with at_work(pk):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import pytest
@@ -13,16 +13,16 @@ from django.utils import timezone
 from async_migrations import lifecycle, tasks
 from async_migrations.errors import ExecutionError
 from async_migrations.execution import steps
-from async_migrations.execution.attempt import advisory_key, table_key
+from async_migrations.execution.attempt import advisory_key
 from async_migrations.execution.session import Session
-from async_migrations.execution.statements import parse
+from async_migrations.execution.statements import Effect, parse
 from async_migrations.lifecycle import Lease, Origin
 from async_migrations.models import AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.conftest import eventually
-from tests.db.conftest import index_is_valid, kinds, query
+from tests.db.conftest import at_work_on, index_is_valid, kinds, query
 from tests.db.test_executor import in_thread
-from tests.driving import held
+from tests.driving import OLD_SNAPSHOT, held
 
 pytestmark = pytest.mark.usefixtures("control", "book")
 
@@ -49,12 +49,13 @@ class Beside(threading.Thread):
 
 
 def begin(session: Session, lease: Lease, statement: str) -> None:
-    """Take the lock and the checkpoint as an attempt does, and mark a statement as begun."""
+    """Take the lock and the checkpoint as an attempt does, and mark a statement as begun where an attempt does."""
     row, (begun,) = lease.migration, parse(statement)
     assert session.one("try_advisory_lock", key=advisory_key(row.name))["pg_try_advisory_lock"]
     whose = {"name": row.name, "token": str(lease.token)}
     session.one("take_checkpoint", **whose, migration_id=row.pk, direction=row.direction)
-    session.change("mark_begun", **whose, begun=begun.digest)
+    if begun.effect is Effect.CATALOGUE:
+        session.change("mark_begun", **whose, begun=begun.digest)
 
 
 def building() -> bool:
@@ -62,8 +63,11 @@ def building() -> bool:
 
 
 @contextmanager
-def orphan(lease: Lease, sql: str, table: str = "book") -> Iterator[None]:
-    """What the backend of a worker does that was killed in a build, which is the last statement of `sql`."""
+def orphan(lease: Lease, sql: str, *beside: str) -> Iterator[None]:
+    """What the backend of a worker does that was killed in a build, which is the last statement of `sql`.
+
+    beside: what another session does that the build waits for.
+    """
     *settings, build = parse(sql)
     session = Session("default", f"async-migrations/{lease.pk}/{lease.attempt}")
     begin(session, lease, build.text)
@@ -79,7 +83,7 @@ def orphan(lease: Lease, sql: str, table: str = "book") -> Iterator[None]:
                 ended.append(error)
 
     thread = threading.Thread(target=build_on, daemon=True)
-    with held(LOCK.format(table)):
+    with held(*beside or (LOCK.format("book"),)):
         thread.start()
         eventually(building, what="it builds")
         yield
@@ -120,7 +124,7 @@ def test_a_cancel_removes_the_index_of_the_schema_that_was_meant(migration, sql,
     row = migration(sql, **options)
     if left_by_another:
         lease = claimed(row)
-        with orphan(lease, BY_STATEMENT[0], "tenant1.book"):
+        with orphan(lease, BY_STATEMENT[0], LOCK.format("tenant1.book")):
             lose(lease)
             lifecycle.cancel(row.pk, Origin("test"))
             worker = Beside(row.pk)
@@ -200,7 +204,51 @@ def test_a_cancel_that_finds_somebody_elses_session_says_so(migration, settings)
     assert lifecycle.cancel(row.pk, Origin("test")).migration.status == Status.CANCELLED
 
 
-def test_leftovers_are_not_removed_while_another_build_is_at_work_on_the_table(migration) -> None:
+@pytest.fixture
+def library(book: None) -> Iterator[None]:
+    """A partitioned table with an index."""
+    query("CREATE TABLE library (n int) PARTITION BY RANGE (n); CREATE INDEX library_n_idx ON library (n)")
+    query("CREATE TABLE library_1 PARTITION OF library FOR VALUES FROM (0) TO (9)")
+    yield
+    query("DROP TABLE library")
+
+
+@pytest.mark.usefixtures("library")
+@pytest.mark.parametrize(
+    "what", ["TABLE CONCURRENTLY book", "INDEX CONCURRENTLY book_pkey", "TABLE CONCURRENTLY library"]
+)
+def test_a_cancel_removes_what_the_reindex_of_another_attempt_leaves(migration, what) -> None:
+    row = migration(f"REINDEX {what}")
+    lease = claimed(row)
+    with orphan(lease, f"REINDEX {what}", *OLD_SNAPSHOT):
+        eventually(remains, what="the new index")
+        lose(lease)
+        lifecycle.cancel(row.pk, Origin("test"))
+        worker = Beside(row.pk)
+        eventually(lambda: not building())
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert remains() == []
+    assert "leftover_removed" in kinds(row)
+
+
+def remains() -> list[tuple]:
+    return query("SELECT indexrelid::regclass::text FROM pg_index WHERE NOT indisvalid")
+
+
+def another_migration() -> AbstractContextManager[None]:
+    return at_work_on("book")
+
+
+def somebody_else() -> AbstractContextManager[None]:
+    """A session that may be building or dropping an index of the table, for all that can be seen."""
+    return held("LOCK TABLE book IN SHARE UPDATE EXCLUSIVE MODE")
+
+
+@pytest.mark.parametrize(
+    ("others", "why"), [(another_migration, "another migration"), (somebody_else, "another session")]
+)
+def test_a_cancel_waits_for_others_at_work_on_the_table(migration, others, why) -> None:
     build = "CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)"
     row = migration(build)
     lease = claimed(row)
@@ -210,11 +258,11 @@ def test_leftovers_are_not_removed_while_another_build_is_at_work_on_the_table(m
             session.execute(build)
     lose(lease)
     lifecycle.cancel(row.pk, Origin("test"))
-    with Session("default", "async-migrations/0/1") as other:
-        (oid,) = query("SELECT 'book'::regclass::oid::bigint")[0]
-        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+    with others():
         worker = Beside(row.pk)
-        eventually(lambda: "waits for its turn" in lifecycle.get(row.pk).phase)
+        eventually(lambda: f"waits for its turn to remove leftovers: {why}" in lifecycle.get(row.pk).phase)
+        if others is somebody_else:
+            eventually(lambda: lifecycle.get(row.pk).waiting_on)
         assert index_is_valid("book_n_idx") is False
     worker.end()
     assert lifecycle.get(row.pk).status == Status.CANCELLED

@@ -203,11 +203,21 @@ class TestPausing:
         assert lifecycle.resume(row.pk, ALICE).migration.run_at == tonight
         assert lifecycle.claim(row.pk, "worker") is None
 
-    def test_what_was_given_back_rests_without_a_pace(self, migration) -> None:
+    @pytest.mark.parametrize("verb", [lifecycle.run, lifecycle.rollback])
+    def test_what_was_asked_for_anew_is_left_to_a_worker_that_knows_what_still_runs(self, migration, verb) -> None:
+        row, _ = begun(migration, max_attempts=1)
+        lifecycle.rows().update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+        lifecycle.reap()
+        assert verb(row.pk, ALICE).migration.attempt == 0
+        asked = lifecycle.pause(row.pk, ALICE).migration
+        assert (asked.status, asked.stop_requested) == (Status.STARTED, "pause")
+
+    def test_it_rests_without_a_pace(self, migration) -> None:
         row, lease = begun(migration)
         lifecycle.renew(lease, progress_done=5, eta_seconds=4, progress_rate=1.0)
-        lifecycle.release(lease)
-        paused = lifecycle.pause(row.pk, ALICE).migration
+        lifecycle.pause(row.pk, ALICE)
+        lifecycle.paused(lease)
+        paused = lifecycle.get(row.pk)
         assert paused.status == Status.PAUSED
         assert (paused.progress_done, paused.eta_seconds, paused.progress_rate) == (5, None, None)
 

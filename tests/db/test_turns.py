@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from async_migrations import lifecycle, tasks
 from async_migrations.lifecycle import Origin
 from async_migrations.models import AsyncMigrationStatus
+from tests.db.conftest import at_work_on
 from tests.db.test_lifecycle import in_threads
 
 pytestmark = pytest.mark.usefixtures("control")
@@ -70,3 +73,34 @@ def test_a_message_is_not_looked_into_where_this_process_fills_every_database_it
     with tasks._under_way.on("default"), tasks._under_way.on("second"), CaptureQueriesContext(connection) as full:
         tasks.carry_out(again)
     assert not full
+
+
+@pytest.fixture
+def behind(migration, book, settings) -> list[int]:
+    """Two migrations that want the same table, on a database with places for both."""
+    settings.ASYNC_MIGRATIONS_MAX_RUNNING_PER_DATABASE = 2
+    rows = [migration("ANALYZE book", name=f"behind{number}") for number in range(2)]
+    for row in rows:
+        lifecycle.run(row.pk, Origin("alice"))
+    return [row.pk for row in rows]
+
+
+@pytest.mark.parametrize(("waited", "pause"), [(0, 1), (100, 10), (10_000, 30)])
+def test_who_waits_for_a_table_looks_again_after_a_tenth_of_the_time(behind, waited, pause) -> None:
+    lifecycle.rows().update(requested_at=timezone.now() - timedelta(seconds=waited))
+    with at_work_on("book"):
+        tasks.carry_out(behind[0])
+    row = lifecycle.get(behind[0])
+    assert (row.status, row.attempt) == ("STARTED", 0)
+    assert row.phase == "waits for its turn: another migration is at work on book"
+    assert pause <= row.events.get(kind="release").detail["delay_seconds"] <= 30
+
+
+def test_who_waits_for_a_table_is_called_up_by_the_end_of_another(behind, migration) -> None:
+    lifecycle.rows().update(requested_at=timezone.now() - timedelta(days=1))
+    with at_work_on("book"):
+        tasks.carry_out(behind[0])
+    assert lifecycle.next_in_line("default") is None, "they look again in half a minute"
+    (other,) = in_line(migration, 1)
+    tasks.carry_out(other)
+    assert [lifecycle.get(pk).status for pk in behind] == ["FINISHED", "FINISHED"]

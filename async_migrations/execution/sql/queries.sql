@@ -72,8 +72,8 @@ SET begun = %(begun)s, updated_at = now()
 WHERE name = %(name)s AND token = %(token)s
 
 -- begun --
--- The statement that an attempt had under way and nobody has marked as done.
-SELECT begun FROM {own}async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s AND migration_id = %(migration_id)s
+-- What earlier attempts have marked: the statements that are done, and the one that they had under way.
+SELECT done, begun FROM {own}async_migrations_asyncmigrationcheckpoint WHERE name = %(name)s AND migration_id = %(migration_id)s
 
 -- created_index --
 -- The index of this name beside its table: an index lives in the schema of its table.
@@ -105,14 +105,14 @@ SELECT set_config('search_path', concat_ws(', ', nullif(current_setting('search_
 -- builder --
 -- An invalid index is not a leftover while somebody is building it. Which index that is, PostgreSQL hides where the role
 -- is another one, and a drop or a first phase reports nothing: then whoever holds SHARE UPDATE EXCLUSIVE on the table may
--- be at it, but for VACUUM and ANALYZE, and for our own, which take turns.
+-- be at it (`perhaps`), but for VACUUM and ANALYZE, and for our own, which take turns.
 SELECT a.pid, a.application_name, a.state, extract(epoch FROM now() - a.query_start)::int AS seconds, left(a.query, 120) AS query
 FROM pg_stat_activity AS a
 LEFT JOIN pg_stat_progress_create_index AS p USING (pid)
 WHERE a.pid <> pg_backend_pid() AND (
     p.index_relid = %(oid)s
     OR (
-        coalesce(p.index_relid, 0) = 0 AND coalesce(a.application_name, '') NOT LIKE 'async-migrations/%%'
+        %(perhaps)s AND coalesce(p.index_relid, 0) = 0 AND coalesce(a.application_name, '') NOT LIKE 'async-migrations/%%'
         AND a.pid IN (
             SELECT l.pid FROM pg_index AS i
             JOIN pg_locks AS l ON l.locktype = 'relation' AND l.relation = i.indrelid
@@ -163,11 +163,14 @@ SELECT n.nspname AS schema FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = 
 WHERE c.oid = to_regclass(%(name)s)
 
 -- tables_of --
--- The tables that are meant by names of tables or of indexes, and how large each is.
-SELECT DISTINCT coalesce(i.indrelid, c.oid) AS oid, pg_table_size(coalesce(i.indrelid, c.oid)) AS bytes
+-- The tables that are meant by names of tables or of indexes, with their partitions, and how large each is.
+SELECT DISTINCT t.oid::bigint AS oid, pg_table_size(t.oid) AS bytes
 FROM unnest(%(names)s::text[]) AS name
 JOIN pg_class AS c ON c.oid = to_regclass(name)
 LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+CROSS JOIN LATERAL (
+    SELECT coalesce(i.indrelid, c.oid) AS oid UNION SELECT relid FROM pg_partition_tree(coalesce(i.indrelid, c.oid))
+) AS t
 ORDER BY oid
 
 -- blockers --
