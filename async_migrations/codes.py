@@ -94,7 +94,8 @@ ERRORS: dict[str, Meaning] = {
     ),
     "invalid_definition": Meaning(
         False,
-        "the SQL cannot be read, or controls transactions by itself. Usually `migrate` refuses it before",
+        "the SQL cannot be read, or controls transactions by itself; the `update` of a backfill sets a column of its "
+        "key. Usually `migrate` refuses it before",
         "correct the file, migrate again, `run`",
     ),
     "invalid_statement": Meaning(

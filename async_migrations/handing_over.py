@@ -10,7 +10,7 @@ from django.db.backends.base.schema import BaseDatabaseSchemaEditor
 from . import lifecycle
 from .conf import conf
 from .errors import TablesMissing
-from .execution import definition, keyset, session, statements
+from .execution import definition, fitting, session, statements
 from .execution.attempt import advisory_key
 from .lifecycle import Request
 from .models import AsyncMigrationCheckpoint, AsyncMigrationStatus
@@ -85,7 +85,7 @@ def _leave_to_worker(request: Request, schema_editor: BaseDatabaseSchemaEditor) 
     require_tables(conf.control_database)
     lifecycle.check_request(request)
     if request.kind == Kind.BACKFILL:
-        keyset.check(session.Shared(schema_editor.connection), request.options, request.sql_forwards)
+        fitting.check(session.Shared(schema_editor.connection), request)
     if request.operation != "schedule":
         key = advisory_key(request.name)
         session.hold_lock(schema_editor.connection, key)

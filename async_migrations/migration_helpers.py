@@ -127,7 +127,8 @@ def make_backfill_migration(
     where: which rows are meant, as SQL; without it each row up to the last one of the start is visited once.
     rollback_update, rollback_sql: the same for the way back, for all rows. Without them `rollback` says what happens
         then: "refuse", or "noop", which leaves the rows as they are.
-    key: columns of a unique B-tree index to walk by, in its order; the primary key by itself.
+    key: columns of a unique B-tree index to walk by, in its order; the primary key by itself. An update that sets one
+        of them is refused, unless `where` tells which rows are done.
     lanes: ranges of the key that several workers may carry out at once.
     batch_size: rows of the largest batch (setting, 4,000). target_batch_seconds: that a batch is to take (0.5).
     batch_delay_seconds: rest after each batch (0). duty_cycle: share of the time at work, up to 1 (0.8).

@@ -18,6 +18,7 @@ from ..states import Status
 from . import verify
 from .attempt import Attempt, Interrupted, reserve
 from .definition import Definition, definition_of
+from .fitting import require_in_place
 from .heartbeat import Progress, Stop
 from .keyset import Keyset, keyset
 from .lanes import Lane, Lanes, lane_application_name
@@ -51,6 +52,7 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
         return
     attempt.current = 1
     walked = keyset(session, definition.table, definition.key)
+    require_in_place(definition, walked)
     try:
         _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
     except (Interrupted, ExecutionError) as exc:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import InvalidDefinition
 from ..models import AsyncMigrationStatus
@@ -37,7 +39,7 @@ class Definition:
     text: one statement with `{batch}`, or empty where a function does the work. process: its dotted path, or empty.
     where: which rows are meant, as SQL, or empty: all. key: names of the columns to walk by, empty: the primary key.
     model: label of the model whose rows the function gets, or empty. update: whether the text is the plain UPDATE of
-    the table that `update_text` makes.
+    the table that `update_text` makes. proven: whether `where` is seen to be false of what is done.
     """
 
     table: str
@@ -47,6 +49,7 @@ class Definition:
     key: tuple[str, ...]
     update: bool = False
     model: str = ""
+    proven: bool = False
 
     @property
     def digest(self) -> str:
@@ -106,20 +109,25 @@ def fill(text: str, condition: Condition) -> str:
 
 def definition_of(migration: AsyncMigrationStatus, direction: str | None = None) -> Definition | None:
     """Return what the row asks for in a direction, its own if None; None where nothing is undone on the way back."""
-    options = migration.options
     backwards = (direction or migration.direction) == Direction.BACKWARDS
-    text = migration.sql_backwards if backwards else migration.sql_forwards
+    return read(migration.options, migration.sql_backwards if backwards else migration.sql_forwards, backwards)
+
+
+def read(options: Mapping[str, Any], text: str, backwards: bool = False) -> Definition | None:
+    """Return what the options of a file ask for with its text in one direction; None where that is nothing."""
     if text == NOOP:
         return None
     process = text.removeprefix(PROCESS) if text.startswith(PROCESS) else ""
+    where = "" if backwards else options.get("where", "")
     return Definition(
         table=options["table"],
         text="" if process else text,
         process=process,
-        where="" if backwards else options.get("where", ""),
+        where=where,
         key=tuple(options.get("key", ())),
         update=bool(options.get("rollback_update" if backwards else "update")),
         model=options.get("model", ""),
+        proven=bool(where) and options.get("verify", "take") == "take",
     )
 
 

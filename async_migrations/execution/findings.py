@@ -49,7 +49,9 @@ CODES: dict[str, Kind] = {
         "builds anew",
     ),
     "index_missing": Kind((ERROR, WARNING), "a DROP or REINDEX of an index that is not there"),
-    "invalid_definition": Kind((ERROR,), "the SQL cannot be read"),
+    "invalid_definition": Kind(
+        (ERROR,), "the SQL cannot be read, or the `update` of a backfill sets a column of its key"
+    ),
     "invalid_statement": Kind((ERROR,), "the condition of a backfill does not fit the table"),
     "lint": Kind((WARNING,), "what the linter says of the SQL; `rule` and `line`"),
     "lock": Kind(

@@ -6,13 +6,13 @@ B-tree finds the next key from the last one directly: no OFFSET over what is don
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
 
-from ..errors import ExecutionError, InvalidDefinition
-from .definition import PROCESS, Condition, trial
+from ..errors import ExecutionError
+from .definition import Condition
 
 #: A key as it is stored: the text of each column.
 Key = list[str]
@@ -192,23 +192,6 @@ def keyset(asks: Asks, table: str, wanted: Sequence[str] = ()) -> Keyset:
         raise _no_key(table, wanted, indexes)
     columns = tuple(Column(_quoted(row["name"]), row["type"]) for row in chosen)
     return Keyset(asks, relation["relation"], _quoted(relation["name"]), columns, relation["rows"])
-
-
-def check(asks: Asks, options: Mapping[str, Any], text: str) -> None:
-    """Refuse what cannot be carried out on the table as it is; pass where there is no such table yet.
-
-    Raises InvalidDefinition: a column that is not there, no key to walk by, SQL that PostgreSQL cannot read.
-    """
-    if not asks.all("relation", table=options["table"]):
-        return
-    try:
-        keyset(asks, options["table"], options.get("key", ()))
-        if not text.startswith(PROCESS):
-            asks.select(f"EXPLAIN {trial(text)}")
-        if where := options.get("where"):
-            asks.select(f"EXPLAIN SELECT FROM {options['table']} WHERE ({where}\n)")
-    except ExecutionError as error:
-        raise InvalidDefinition(" ".join(filter(None, (error.message, error.hint)))) from error
 
 
 def _fits(index: list[dict[str, Any]], wanted: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..conf import conf
 from ..errors import ExecutionError
-from . import duplicates, verify
+from . import duplicates, fitting, verify
 from .findings import ERROR, INFO, WARNING, Finding
 from .look import Look, forbidden
 from .statements import Index, IndexAction, Statement, subjects
@@ -184,7 +184,10 @@ def duplicate_keys(look: Look, statement: Statement) -> Iterator[Finding]:
 
 
 def table_of_backfill(look: Look) -> Iterator[Finding]:
-    """Whether there is a table, a key to walk it by, and the privilege to change it."""
+    """Whether there is a table, a key to walk it by that its rows keep, and the privilege to change it.
+
+    Raises InvalidDefinition where they do not keep it.
+    """
     assert look.definition is not None
     row = _subject(look, look.definition.table)
     try:
@@ -195,6 +198,7 @@ def table_of_backfill(look: Look) -> Iterator[Finding]:
         finding = _elsewhere(look, look.definition.table) if error.code == "undefined_table" else None
         yield finding or Finding(error.code, ERROR, error.message, {"table": look.definition.table}, error.hint)
         return
+    fitting.require_in_place(look.definition, look.keyset)
     head = look.definition.text.split(maxsplit=1)[0].upper() if look.definition.text else ""
     needed = ["SELECT", *(["UPDATE"] if head == "UPDATE" else [])]
     missing = [need for need in needed if need not in row["allowed"]]

@@ -189,15 +189,19 @@ class Walk:
         condition = self._condition(piece)
         self._failed += 1  # Until it has committed: what is rolled back has been a transaction too.
         with self._changer.transaction():
+            # An update= changes just the rows that are meant; what a statement or a function changes may be others.
+            counted = self._unproven and not self._definition.update
+            before = self._changer.left(condition) if counted else None
             rows = self._changer.change(condition)
-            if rows and self._unproven:
-                self._prove(condition, rows)
+            meant = rows if before is None else min(rows, before)
+            if meant and self._unproven:
+                self._prove(condition, meant)
             self._checkpoint(then, rows)
         self._failed -= 1
         self._lane.place = then
         self.rows += rows
         counting.rows_done(self._orders.migration.database, rows)
-        if rows:
+        if meant:
             self._unproven = False
         return rows
 
@@ -240,8 +244,8 @@ class Walk:
             code="where_stays_true",
             message="The rows of the first batch meet the condition `where` after the change as they did before, so "
             "nothing could tell when the work is done. Nothing was changed.",
-            hint='Let `where` leave out what is done, e.g. "total IS NULL"; or say verify="off", and each row up to '
-            "the last key is visited once.",
+            hint='Let `where` leave out what is done, e.g. "total IS NULL", and an sql= change each row that meets it; '
+            'or say verify="off", and each row up to the last key is visited once.',
         )
 
     # --- what stands in the way ---

@@ -20,6 +20,8 @@ from async_migrations.lifecycle import Origin, Request
 from async_migrations.models import AsyncMigrationStatus
 from tests.conftest import eventually
 
+Backfill = Callable[..., AsyncMigrationStatus]
+
 HEADER = """
 from django.db import migrations, models
 from async_migrations.migration_helpers import make_backfill_migration, make_sql_migration, require_finished
@@ -136,6 +138,21 @@ def project(book: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting
 def row_of(name: str, database: str = "default") -> AsyncMigrationStatus:
     """Return the row of a migration."""
     return lifecycle.rows().get(name=name, database=database)
+
+
+@pytest.fixture
+def backfill(project: Project) -> Backfill:
+    """Schedule a backfill by applying a migration file: `backfill(table="book", update=...)` -> the row."""
+
+    def make(name: str = "0001_fill", *, database: str = "default", **options: Any) -> AsyncMigrationStatus:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        file = project.file(
+            name, f"migrations.RunPython(*make_backfill_migration({arguments}, migration_name=__name__))"
+        )
+        project.migrate(database=database)
+        return row_of(file, database)
+
+    return make
 
 
 IDLE = "SELECT pid FROM pg_stat_activity WHERE application_name = 'async-migrations idle'"

@@ -6,7 +6,7 @@ import json
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,8 @@ import pytest
 from django.db import connection, connections
 from prometheus_client import REGISTRY
 
-from async_migrations import lifecycle, tasks
-from async_migrations.errors import InvalidDefinition, TransitionRefused
+from async_migrations import asking, lifecycle, tasks
+from async_migrations.errors import InvalidDefinition, PreflightFailed, TransitionRefused
 from async_migrations.execution.attempt import table_key
 from async_migrations.execution.keyset import keyset
 from async_migrations.execution.session import Session
@@ -25,9 +25,7 @@ from async_migrations.migration_helpers import make_backfill_migration
 from async_migrations.models import AsyncMigrationBadRow, AsyncMigrationLane, AsyncMigrationStatus
 from async_migrations.states import Status
 from tests.conftest import eventually
-from tests.db.conftest import Project, carried_out, kinds, query, row_of
-
-Backfill = Callable[..., AsyncMigrationStatus]
+from tests.db.conftest import Backfill, Project, carried_out, kinds, query
 
 FILL = {"table": "book", "update": "n = octet_length(title)", "where": "n = 0"}
 COUNT = {"table": "book", "update": "n = n + 1"}
@@ -37,21 +35,6 @@ COUNT = {"table": "book", "update": "n = n + 1"}
 def _at_once(settings: Any) -> None:
     settings.ASYNC_MIGRATIONS_DUTY_CYCLE = 1
     settings.ALLOW_SCHEDULED_MIGRATIONS = True
-
-
-@pytest.fixture
-def backfill(project: Project) -> Backfill:
-    """Schedule a backfill by applying a migration file: `backfill(table="book", update=...)` -> the row."""
-
-    def make(name: str = "0001_fill", *, database: str = "default", **options: Any) -> AsyncMigrationStatus:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        file = project.file(
-            name, f"migrations.RunPython(*make_backfill_migration({arguments}, migration_name=__name__))"
-        )
-        project.migrate(database=database)
-        return row_of(file, database)
-
-    return make
 
 
 @contextmanager
@@ -118,6 +101,8 @@ def test_what_makes_no_sense_is_refused_when_the_file_is_loaded(options: dict[st
         ({**FILL, "key": "title"}, "no unique B-tree index on (title)"),
         ({**FILL, "update": "n = = 1"}, "syntax error"),
         ({"model": "bookshop.Nothing", "update": "n = 1"}, "no model 'bookshop.Nothing'"),
+        ({"table": "book", "update": "n = 1, ID = id + 1"}, 'sets "id", by which the rows of'),
+        ({**COUNT, "rollback_update": "id = -id"}, 'sets "id"'),
     ],
 )
 def test_what_the_table_does_not_have_is_refused_when_it_is_scheduled(
@@ -170,6 +155,23 @@ def test_so_is_one_that_is_dropped_in_the_middle(backfill: Backfill) -> None:
     row = lifecycle.get(row.pk)
     assert (row.status, error_of(row)["code"]) == (Status.ERROR, "undefined_table")
     assert error_of(row)["hint"]
+
+
+def test_rows_are_moved_along_the_key_only_where_a_condition_tells_which_are_done(backfill: Backfill) -> None:
+    update = "n = n + 1, id = id + 75"
+    query("UPDATE book SET id = id * -50")
+    row = carried_out(backfill(table="book", update=update, where="n = 0", batch_size=20))
+    assert (row.status, error_of(row), row.progress_done) == (Status.FINISHED, {}, 500)
+    assert query("SELECT n, count(*) FROM book WHERE id % 50 <> 0 GROUP BY n") == [(1, 500)]
+    # A table that comes later is looked at before it is put in line, and when the work begins.
+    row = backfill("0002_later", table="late", update=update)
+    query("CREATE TABLE late (id int PRIMARY KEY, n int)")
+    try:
+        with pytest.raises(PreflightFailed, match="is changed twice"):
+            asking.ask("run", row.pk, Origin("test"))
+        assert error_of(carried_out(row))["code"] == "invalid_definition"
+    finally:
+        query("DROP TABLE late")
 
 
 # --- walking ---
@@ -333,13 +335,21 @@ def test_the_end_says_what_was_counted_whatever_was_estimated(backfill: Backfill
 # --- the end ---
 
 
-def test_rows_that_are_written_meanwhile_are_taken_along(backfill: Backfill) -> None:
+FILL_BY_STATEMENT = {
+    "table": "book",
+    "sql": "UPDATE book AS b SET n = octet_length(title) WHERE b.n = 0 AND {batch:b}",
+    "where": "n = 0",
+}
+
+
+@pytest.mark.parametrize("fill", [FILL, FILL_BY_STATEMENT], ids=["update", "sql"])
+def test_rows_that_are_written_meanwhile_are_taken_along(backfill: Backfill, fill: dict[str, str]) -> None:
     query(
         "CREATE OR REPLACE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
         "IF NEW.id = 450 THEN UPDATE book SET n = 0 WHERE id = 3; END IF; RETURN NULL; END $$"
     )
     query("CREATE TRIGGER again AFTER UPDATE ON book FOR EACH ROW EXECUTE FUNCTION again()")
-    row = carried_out(backfill(**FILL, batch_size=100))
+    row = carried_out(backfill(**fill, batch_size=100))
     assert (row.status, error_of(row)) == (Status.FINISHED, {})
     assert query("SELECT count(*) FROM book WHERE n = 0") == [(0,)]
     assert row.progress_done == 501
@@ -375,6 +385,28 @@ def test_a_condition_that_stays_true_is_refused_before_anything_is_changed(backf
     row = carried_out(backfill("0002_off", table="book", update="n = n + 1", where="id % 2 = 0", verify="off"))
     assert (row.status, row.progress_done) == (Status.FINISHED, 250)
     assert query("SELECT n, count(*) FROM book GROUP BY n ORDER BY n") == [(0, 250), (1, 250)]
+
+
+def test_so_is_one_that_a_statement_leaves_true_whatever_it_changes(backfill: Backfill) -> None:
+    for number, (sql, where) in enumerate(
+        [
+            # It changes more rows than those that are meant, or others,
+            ("UPDATE book SET n = n + 1 WHERE {batch}", "id % 2 = 0"),
+            ("INSERT INTO book (title) SELECT title FROM book AS b, generate_series(1, 3) WHERE {batch:b}", "n = 0"),
+            # or only half of them.
+            ("UPDATE book SET n = 1 WHERE id % 2 = 0 AND {batch}", "n = 0"),
+        ]
+    ):
+        row = carried_out(backfill(f"000{number}_any", table="book", sql=sql, where=where))
+        assert (row.status, error_of(row)["code"]) == (Status.ERROR, "where_stays_true")
+        assert query("SELECT max(n), count(*) FROM book") == [(0, 500)]
+
+
+def test_a_statement_that_begins_with_rows_that_are_not_meant_goes_on_to_those_that_are(backfill: Backfill) -> None:
+    wider = {"table": "book", "sql": "UPDATE book SET n = id WHERE {batch}", "where": "n = 0 AND id > 300"}
+    row = carried_out(backfill(**wider, batch_size=100))
+    assert (row.status, error_of(row)) == (Status.FINISHED, {})
+    assert query("SELECT count(*) FROM book WHERE n = id") == [(500,)]
 
 
 def test_the_table_is_analyzed_where_that_is_asked_for(backfill: Backfill) -> None:

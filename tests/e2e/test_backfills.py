@@ -15,13 +15,15 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from django.apps import apps
-from django.db import connection
+from django.db import connections
 
 from api.processes import worker_command
 from async_migrations import lifecycle
 from async_migrations.conf import conf
 from async_migrations.execution.session import Session
+from async_migrations.handing_over import after_migrate
 from async_migrations.migration_helpers import make_backfill_migration
+from async_migrations.models import AsyncMigrationCheckpoint, AsyncMigrationLane
 from tests.conftest import Process, environment, eventually
 from tests.db.conftest import kinds, query
 from tests.driving import ask, backends, ended, held, row, scheduled
@@ -100,12 +102,13 @@ def scene(client: httpx.Client) -> Scene:
     return Scene(client)
 
 
-def begun(client: httpx.Client, **options: Any) -> int:
+def begun(client: httpx.Client, database: str = "default", /, **options: Any) -> int:
     """Hand a backfill over as a migration file does, and ask for it; return the id."""
     name = f"orchard.migrations.{next(_numbers):04}"
     forwards, _ = make_backfill_migration(migration_name=name, **options)
-    with connection.schema_editor() as editor:
+    with connections[database].schema_editor() as editor:
         forwards(apps, editor)  # type: ignore[arg-type]
+    after_migrate(database)
     pk = lifecycle.rows().get(name=name).pk
     ask(client, pk)
     return pk
@@ -249,6 +252,35 @@ def test_pause_holds_every_lane_and_new_workers_go_on_from_the_cursors(scene: Sc
     assert_each_once(scene, pk)
     told = kinds(lifecycle.get(pk))
     assert [told.count(kind) for kind in ("pause_requested", "pause", "resume", "resumed", "claim")] == [1, 1, 1, 1, 2]
+
+
+def test_another_database_keeps_what_is_done_in_it_whoever_dies(client: httpx.Client, crew: Crew) -> None:
+    # Given a backfill of another database than the one with the rows of migrations, whose table has the same name
+    there = Scene(client, "second")
+    make_tally(ROWS, there.using)
+    try:
+        pk = begun(client, there.using, **SLOWLY)
+        lane = there.walked(pk, 100)[0]
+        # When the worker is killed over it
+        crew.kill(crew.holder(lifecycle.get(pk)))
+        crew.hire(**ONE_AT_A_TIME)
+        # Then checkpoint and cursor are beside the rows, and another worker goes on from them
+        assert lane.cursor is not None
+        for written in (AsyncMigrationLane, AsyncMigrationCheckpoint):
+            of_it = {"migration_id": pk}
+            assert written.objects.using(there.using).filter(**of_it).exists()
+            assert not written.objects.using("default").filter(**of_it).exists()
+        there.walked(pk, there.done(pk) + 1)
+        there.hurry(pk)
+        now = ended(client, pk, PATIENCE)
+        assert (now["status"], now["database"], now["meta"].get("error")) == ("FINISHED", "second", None)
+        assert query("SELECT n, count(*) FROM tally GROUP BY n", there.using) == [(1, ROWS)]
+        assert now["progress"]["done"] == there.done(pk) == ROWS
+        assert query("SELECT DISTINCT n FROM tally") == [(0,)], "the table of the same name"
+        told = kinds(lifecycle.get(pk))
+        assert [told.count(kind) for kind in ("claim", "reap", "resumed", "succeed")] == [2, 1, 1, 1]
+    finally:
+        drop_tally(there.using)
 
 
 def test_an_estimate_that_proves_wrong_is_not_kept(scene: Scene, crew: Crew) -> None:

@@ -270,10 +270,10 @@ def make_tally(rows: int = TALLY_ROWS, using: str = "default") -> None:
     query(_DAWDLE.format("length(pg_sleep(0.002)::text)"), using)
 
 
-def drop_tally() -> None:
+def drop_tally(using: str = "default") -> None:
     """Remove both."""
-    query("DROP TABLE IF EXISTS tally")
-    query("DROP FUNCTION IF EXISTS dawdle")
+    query("DROP TABLE IF EXISTS tally", using)
+    query("DROP FUNCTION IF EXISTS dawdle", using)
 
 
 def story(row: AsyncMigrationStatus) -> list[str]:
