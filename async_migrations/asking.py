@@ -105,13 +105,11 @@ def ask_each(
     *,
     among: QuerySet[AsyncMigrationStatus],
     dry_run: bool = False,
-    between: Callable[[], object] = lambda: None,
 ) -> list[Item]:
     """Carry out "run" or "cancel" on each migration by itself, and nudge workers when all are in line.
 
     What becomes of one keeps nothing from the others. among: what is there for who asks. dry_run: only say what would
-    become of each as it is now. between: is called before each. Raises NotAllTried where the control
-    database fails in between.
+    become of each as it is now. Raises NotAllTried where the control database fails in between.
     """
     known = among.in_bulk(pks)
     looks = preflight.Looks()
@@ -122,7 +120,6 @@ def ask_each(
         return Item(pk, None, "not_found")
 
     def carried_out(pk: int) -> Item:
-        between()
         row = known.get(pk)
         if row is None:
             return not_found(pk)

@@ -35,9 +35,7 @@ class BulkDoor(Door):
         dry_run = body.validated_data["dry_run"]
         rows = scope_of(request).among(lifecycle.rows())
         chosen = _chosen(body.validated_data, rows)
-        items = ask_each(
-            self.actions["POST"], chosen, self.origin, among=rows, dry_run=dry_run, between=self.keep_reservation
-        )
+        items = ask_each(self.actions["POST"], chosen, self.origin, among=rows, dry_run=dry_run)
         counts = Counter(item.outcome for item in items)
         answer = {
             "dry_run": dry_run,

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 from django.conf import settings
+from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import RequestDataTooBig
 from django.db import connections, transaction
 from django.http import Http404, HttpRequest
@@ -91,7 +92,11 @@ class Door(APIView):
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         with bound(request) as request_id, observed(request) as seen:
-            response = super().dispatch(request, *args, **kwargs)
+            try:
+                response = super().dispatch(request, *args, **kwargs)
+            finally:  # Whatever it ended with: nobody is at work any more.
+                if self.reservation is not None:
+                    self.reservation.end()
             seen(response)
         response.headers[HEADER] = request_id
         # What one user may see is not for a shared cache; the user's own may keep it and ask with If-None-Match.
@@ -111,7 +116,19 @@ class Door(APIView):
 
     def perform_authentication(self, request: Request) -> None:
         super().perform_authentication(request)
+        user: Any = request.user
+        if user is None:  # The project's UNAUTHENTICATED_USER says so.
+            request.user = AnonymousUser()
         self.origin = origin_of(request, Channel.API)
+
+    def check_permissions(self, request: Request) -> None:
+        # Before what one may do: a refusal is entered in the audit, and who is not limited could fill that.
+        if request.user.is_authenticated:
+            super().check_throttles(request)
+        super().check_permissions(request)
+
+    def check_throttles(self, request: Request) -> None:
+        """Leave it: `check_permissions` has done so."""
 
     def handle_exception(self, exc: Exception) -> Any:
         answer = exc.response() if isinstance(exc, Replay) else super().handle_exception(exc)
@@ -140,11 +157,6 @@ class Door(APIView):
         if self.reservation is not None:
             self.reservation.keep(answer)
         return answer
-
-    def keep_reservation(self) -> None:
-        """Keep others from taking the key over, between the parts of a request that may take long."""
-        if self.reservation is not None:
-            self.reservation.renew()
 
     def permission_for(self, method: str) -> str:
         """Return the permission that a request with this method needs."""

@@ -1,9 +1,10 @@
 """`Idempotency-Key`: whoever sends a request again because its answer got lost gets the first answer, for 24 hours.
 
 The key is reserved by a row that is committed before anything is done: of two at once one acts, the other hears that
-it is in use. The action and the answer to it are not one transaction, for an action may be many. So a web process that
-dies in between leaves a reservation without an answer; that one counts for a minute only, and is renewed by what takes
-longer. Whoever asks after that acts again, which every verb here bears: asking twice changes nothing.
+it is in use. The action and the answer to it are not one transaction, for an action may be many. So a reservation
+counts for a minute only, and a thread renews it for as long as its request is worked on: a web process that dies in
+between leaves one that runs out. Whoever asks after that acts again, which every verb here bears: asking twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -13,13 +14,12 @@ import json
 import logging
 import math
 import re
-import time
+import threading
 import uuid
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from django.db import DatabaseError, InterfaceError, transaction
+from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.models import DurationField, ExpressionWrapper, F, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpResponse
@@ -39,8 +39,8 @@ METHODS = frozenset({"POST", "PUT", "PATCH"})
 
 _SANE = re.compile(r"[\x20-\x7e]{1,255}")
 _KEPT = timedelta(hours=24)
-_RESERVED = timedelta(seconds=60)  # longer than a request takes that leaves the work to a worker
-_RENEWED_AFTER = 10  # seconds
+_RESERVED = timedelta(seconds=60)
+_RENEWED_EVERY = 20  # seconds
 _ASK_AGAIN = timedelta(seconds=5)  # at the latest: most answers that take long are there soon after
 _HEADERS = ("Content-Type", "Cache-Control", "ETag", "Location", "Retry-After")
 _FORGOTTEN_AT_ONCE = 10  # more than one reservation adds, so the table shrinks to what is alive
@@ -58,22 +58,24 @@ class Replay(Exception):
         return HttpResponse(self.answer["content"], status=self.answer["status"], headers=headers)
 
 
-@dataclass
 class Reservation:
-    """The right to answer a key: valid while its row is there. Who takes a key over makes a new one."""
+    """The right to answer a key: valid while its row is there. Who takes a key over makes a new one.
 
-    pk: int
-    renewed: float = field(default_factory=time.monotonic)
+    A thread renews it until `end`; once the process has died it runs out.
+    """
 
-    def renew(self) -> None:
-        """Let it count for its whole time again, if some of that has passed."""
-        if time.monotonic() - self.renewed > _RENEWED_AFTER:
-            _keys().filter(pk=self.pk).update(expires_at=Now() + _RESERVED)
-            self.renewed = time.monotonic()
+    def __init__(self, pk: int) -> None:
+        self._pk = pk
+        self._ended = threading.Event()
+        threading.Thread(target=self._renew, name=f"reservation-{pk}", daemon=True).start()
+
+    def end(self) -> None:
+        """Renew it no longer."""
+        self._ended.set()
 
     def keep(self, answer: Any) -> None:
         """Write the answer down, or with a 5xx give the key back. What was done stays done if that fails."""
-        mine = _keys().filter(pk=self.pk)
+        mine = _keys().filter(pk=self._pk)
         try:
             if answer.status_code >= 500:
                 mine.delete()
@@ -82,6 +84,16 @@ class Reservation:
                 _forget_expired()
         except (DatabaseError, InterfaceError):
             logger.warning("answer not kept; the same request would be carried out again", exc_info=True)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEWED_EVERY):
+            try:
+                # Behind an answer that is kept it would cut its time short.
+                _keys().filter(pk=self._pk, answer__isnull=True).update(expires_at=Now() + _RESERVED)
+            except (DatabaseError, InterfaceError):
+                logger.warning("reservation of a key not renewed", exc_info=True)
+            finally:
+                connections.close_all()
 
 
 def reserve(request: Request) -> Reservation | None:

@@ -75,7 +75,7 @@ class HasPermissionOfDoor(BasePermission):
 
     def has_permission(self, request: Request, view: Any) -> bool:
         user = request.user
-        if user is None or not user.is_authenticated:
+        if not user.is_authenticated:
             raise NotAuthenticated("Send a token: Authorization: Bearer TOKEN. See manage.py create_api_token.")
         require(request, view.permission_for(request.method))
         return True

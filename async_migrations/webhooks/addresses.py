@@ -60,4 +60,6 @@ def _meant(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address
 
 
 def _is_public(address: IPv4Address | IPv6Address) -> bool:
+    if isinstance(address, IPv6Address) and address.is_site_local:  # Given up long ago, and used inside all the same.
+        return False
     return address.is_global and not address.is_multicast and not address.is_reserved

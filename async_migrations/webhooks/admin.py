@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin, messages
 from django.db import transaction
 from django.db.models import QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
 
 from .. import lifecycle
 from ..admin_parts import ReadOnlyAdmin, moment
@@ -73,8 +75,9 @@ class AsyncMigrationWebhookAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             if not obj.active:
                 endpoints.set_active(obj, False)
             endpoints.enter("change" if change else "add", obj, origin_of(request, Channel.ADMIN))
-        if not change:
-            self._tell_secret(request, obj)
+
+    def response_add(self, request: HttpRequest, obj: AsyncMigrationWebhook, post_url_continue: Any = None) -> Any:
+        return self._secrets(request, [obj])
 
     def delete_model(self, request: HttpRequest, obj: AsyncMigrationWebhook) -> None:
         with transaction.atomic(using=conf.control_database):
@@ -91,17 +94,26 @@ class AsyncMigrationWebhookAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return shown, counts, set(), protected
 
     @admin.action(permissions=["change"], description="Show the signing secrets of the selected webhooks")
-    def show_secret(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationWebhook]) -> None:
-        for webhook in queryset:
-            self._tell_secret(request, webhook)
+    def show_secret(self, request: HttpRequest, queryset: QuerySet[AsyncMigrationWebhook]) -> HttpResponse:
+        return self._secrets(request, queryset)
 
-    def _tell_secret(self, request: HttpRequest, webhook: AsyncMigrationWebhook) -> None:
-        try:
-            secret = endpoints.shown(endpoints.secret_of(webhook))
-        except WebhookRefused as exc:
-            messages.error(request, str(exc))
-        else:
-            messages.warning(request, f"The secret of {webhook.name}, for its receiver: {secret}")
+    def _secrets(self, request: HttpRequest, webhooks: Iterable[AsyncMigrationWebhook]) -> HttpResponse:
+        """Answer with a page: a message would travel in a cookie, or lie in the table of the sessions."""
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Signing secrets, for the receivers",
+            "opts": self.opts,
+            "secrets": [(webhook.name, _shown(webhook)) for webhook in webhooks],
+        }
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, "async_migrations/webhook_secrets.html", context)
+
+
+def _shown(webhook: AsyncMigrationWebhook) -> str:
+    try:
+        return endpoints.shown(endpoints.secret_of(webhook))
+    except WebhookRefused as exc:
+        return str(exc)
 
 
 @admin.register(AsyncMigrationDelivery)

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("async_migrations")
 
-# Threads of a process. With more webhooks than these, the rest waits for the next round.
+# Threads of a process. With more webhooks than these, the rest waits for the next round, and has its turn before long.
 _MOST_COURIERS = 16
+_TURN = 10.0  # seconds
 # What others' statements look like, and our own, is nobody's business outside.
 _SQL = {"sql", "query", "definition"}
 
@@ -40,16 +41,22 @@ class Couriers:
         self._ended = ended
         self._lock = threading.Lock()
         self._threads: dict[int, threading.Thread] = {}
+        self._turns: dict[int, float] = {}  # when each webhook's last courier began
+        self._crowded = False
 
     def send_out(self) -> None:
         """Have what is due sent, by threads; remove what is old. Returns at once."""
-        for webhook in deliveries.due():
-            with self._lock:
-                if webhook in self._threads or len(self._threads) >= _MOST_COURIERS:
-                    continue
+        due = deliveries.due()
+        with self._lock:
+            waiting = [webhook for webhook in due if webhook not in self._threads]
+            waiting.sort(key=lambda webhook: self._turns.get(webhook, 0.0))
+            free = _MOST_COURIERS - len(self._threads)
+            for webhook in waiting[:free]:
                 name = f"courier-{webhook}"
                 self._threads[webhook] = threading.Thread(target=self._run, args=(webhook,), name=name, daemon=True)
+                self._turns[webhook] = time.monotonic()
                 self._threads[webhook].start()
+            self._crowded = len(waiting) > free
         deliveries.remove_old()
 
     def wait(self) -> None:
@@ -60,9 +67,13 @@ class Couriers:
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def _is_over(self, webhook: int) -> bool:
+        """Whether others wait, and this one has had its turn."""
+        return self._crowded and time.monotonic() > self._turns[webhook] + _TURN
+
     def _run(self, webhook: int) -> None:
         try:
-            send_all(webhook, self._ended)
+            send_all(webhook, lambda: self._ended() or self._is_over(webhook))
         except (DatabaseError, InterfaceError, WebhookRefused) as exc:  # What was claimed is due again before long.
             logger.warning("courier stopped", extra={"webhook_id": webhook, "reason": str(exc)}, exc_info=True)
         finally:

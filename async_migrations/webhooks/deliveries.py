@@ -8,7 +8,7 @@ import uuid
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Coalesce, Now
 
 from ..conf import conf
@@ -56,9 +56,10 @@ def complete() -> QuerySet[AsyncMigrationDelivery]:
 
 
 def due() -> list[int]:
-    """Return the webhooks that something is to be sent to now."""
+    """Return the webhooks that something is to be sent to now; last those that have been failing for long."""
     waiting = deliveries().filter(webhook=OuterRef("pk"), next_attempt_at__lte=Now()).order_by()
-    return list(endpoints.webhooks().filter(Exists(waiting), active=True).values_list("pk", flat=True))
+    found = endpoints.webhooks().filter(Exists(waiting), active=True)
+    return list(found.order_by(F("failing_since").desc(nulls_first=True), "pk").values_list("pk", flat=True))
 
 
 def claim(webhook: int) -> AsyncMigrationDelivery | None:
@@ -79,9 +80,10 @@ def make_test(webhook: AsyncMigrationWebhook) -> AsyncMigrationDelivery:
 
 def delivered(delivery: AsyncMigrationDelivery, answer: int) -> None:
     """Write that it has arrived."""
-    _still_ours(delivery).update(status=DELIVERED, answer=answer, error="", next_attempt_at=None, delivered_at=Now())
-    if delivery.webhook.failing_since is not None:
-        _webhook(delivery).update(failing_since=None, problem="")
+    # Also where it was given up meanwhile, the webhook being switched off.
+    _ours(delivery).update(status=DELIVERED, answer=answer, error="", next_attempt_at=None, delivered_at=Now())
+    # Not by what was read with the delivery: another one may have failed since.
+    _webhook(delivery).filter(failing_since__isnull=False).update(failing_since=None, problem="")
 
 
 def failed(delivery: AsyncMigrationDelivery, answer: int | None, error: str) -> None:
@@ -92,8 +94,8 @@ def failed(delivery: AsyncMigrationDelivery, answer: int | None, error: str) -> 
         changes |= {"status": FAILED, "next_attempt_at": None}
     else:
         changes["next_attempt_at"] = Now() + timedelta(seconds=_backoff(delivery.attempts))
-    _still_ours(delivery).update(**changes)
-    _webhook(delivery).update(failing_since=Coalesce("failing_since", Now()), problem=error[:500])
+    if _ours(delivery).filter(next_attempt_at__isnull=False).update(**changes):
+        _webhook(delivery).update(failing_since=Coalesce("failing_since", Now()), problem=error[:500])
     if answer == GONE:
         endpoints.set_active(delivery.webhook, False)
     logger.warning(
@@ -129,13 +131,14 @@ def _claim_seconds() -> float:
 
 def _backoff(attempts: int) -> float:
     """Return the seconds until the next try, not the same for all that failed at once."""
-    seconds = min(conf.webhook_backoff_seconds * _BACKOFF_FACTOR ** (attempts - 1), _LONGEST_BACKOFF)
+    # No more than a float can hold, however many tries a setting allows.
+    seconds = min(conf.webhook_backoff_seconds * _BACKOFF_FACTOR ** min(attempts - 1, 100), _LONGEST_BACKOFF)
     return seconds * random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 - not a secret
 
 
-def _still_ours(delivery: AsyncMigrationDelivery) -> QuerySet[AsyncMigrationDelivery]:
+def _ours(delivery: AsyncMigrationDelivery) -> QuerySet[AsyncMigrationDelivery]:
     """Match it unless somebody else has taken it since: every claim counts an attempt."""
-    return deliveries().filter(pk=delivery.pk, attempts=delivery.attempts, next_attempt_at__isnull=False)
+    return deliveries().filter(pk=delivery.pk, attempts=delivery.attempts)
 
 
 def _webhook(delivery: AsyncMigrationDelivery) -> QuerySet[AsyncMigrationWebhook]:

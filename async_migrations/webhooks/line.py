@@ -68,7 +68,7 @@ class Line:
                 raise OSError(_in_words(exc)) from exc
             if not (conf.webhook_redirects and answer.status in _REDIRECTS and location):
                 break
-            url = location if "://" in location else urljoin(url, location)
+            url = urljoin(url, location)
         return answer
 
     def _post(self, url: str, headers: dict[str, str], body: bytes) -> tuple[Answer, str]:

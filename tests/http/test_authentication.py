@@ -120,6 +120,7 @@ def test_a_host_project_keeps_the_contract_with_settings_of_its_own(settings, be
         "DEFAULT_VERSIONING_CLASS": "rest_framework.versioning.AcceptHeaderVersioning",
         "EXCEPTION_HANDLER": "rest_framework.views.exception_handler",
         "DATETIME_FORMAT": "%d.%m.%Y",
+        "UNAUTHENTICATED_USER": None,
     }
     settings.MIDDLEWARE = []
     row = migration(Status.SCHEDULED)

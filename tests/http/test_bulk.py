@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import socket
-from datetime import timedelta
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connections
-from django.db.models import F
-from django.db.models.functions import Now
 
-from async_migrations import asking, lifecycle, tasks
+from async_migrations import lifecycle, tasks
 from async_migrations.execution import preflight
-from async_migrations.models import AsyncMigrationKey
-from async_migrations.rest import idempotency
 from async_migrations.states import Status
 
 from .conftest import ORIGIN, assert_problem, ending_whoever_changes
@@ -105,22 +100,6 @@ def test_a_message_goes_out_for_each_place_and_not_for_each_migration(
     with django_capture_on_commit_callbacks(execute=True):
         post(operator, RUN, ids=[row.pk for row in rows])
     assert sent == [rows[0].pk, rows[2].pk]
-
-
-def test_they_keep_their_key_however_long_they_take(operator, migration, monkeypatch):
-    monkeypatch.setattr(idempotency, "_RENEWED_AFTER", 0)
-    rows, lapsed = [migration() for _ in range(3)], []
-
-    def slowly(pk, origin):
-        # Without being renewed it would be over with the second.
-        AsyncMigrationKey.objects.update(expires_at=F("expires_at") - timedelta(seconds=40))
-        lapsed.append(AsyncMigrationKey.objects.filter(expires_at__lte=Now()).exists())
-        return lifecycle.run(pk, origin)
-
-    monkeypatch.setitem(asking._VERBS, "run", slowly)
-    body, headers = {"ids": [row.pk for row in rows]}, {"Idempotency-Key": "k-1"}
-    answer = operator.post(RUN, body, content_type="application/json", headers=headers)
-    assert (answer.json()["counts"]["accepted"], lapsed) == (3, [False] * 3)
 
 
 def test_a_broker_that_is_away_keeps_nothing_from_being_accepted(

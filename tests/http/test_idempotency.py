@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -10,10 +11,12 @@ import httpx
 import pytest
 from django.db import connections
 from django.db.models.functions import Now
+from django.test import Client
 
 from async_migrations import asking, lifecycle
 from async_migrations.lifecycle import Request
 from async_migrations.models import AsyncMigrationKey
+from async_migrations.rest import idempotency
 from async_migrations.rest.views import RunDoor
 from async_migrations.states import Status
 from tests.conftest import eventually
@@ -267,6 +270,35 @@ def test_200_at_once_act_once(api, control):
     assert all('"idempotency_key_in_use"' in text for status, _, text in answers if status == 409)
     assert row.events.filter(kind="run").count() == 1
     assert ask(0) == (202, "true", acted)
+
+
+def test_who_is_still_at_work_is_not_overtaken(control, token, monkeypatch):
+    """
+    Given a request that waits for the row for longer than a reservation counts
+    When the same request is sent again
+    Then it hears that the first is not answered yet, and afterwards what the first was answered
+    """
+    monkeypatch.setattr(idempotency, "_RENEWED_EVERY", 0.05)
+    row, client = scheduled(), Client(headers={"Authorization": f"Bearer {token()}"})
+    at_work = AsyncMigrationKey.objects.filter(answer__isnull=True, expires_at__gt=Now())
+
+    def ask():
+        try:
+            return post(client, row, "k-1")
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as threads:
+        with held(f"SELECT FROM {row._meta.db_table} WHERE id = {row.pk} FOR UPDATE"):
+            first = threads.submit(ask)
+            eventually(at_work.exists, what="the key is reserved")
+            AsyncMigrationKey.objects.update(expires_at=Now() - timedelta(seconds=1))
+            eventually(at_work.exists, what="the reservation is renewed")
+            assert_problem(post(client, row, "k-1"), 409, "idempotency_key_in_use")
+        answer = first.result()
+    again = post(client, row, "k-1")
+    assert (answer.status_code, again[REPLAYED], again.content) == (202, "true", answer.content)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reservation-")]
 
 
 def test_a_killed_web_server_leaves_nothing_that_lasts(api, start_api, token, control):

@@ -19,7 +19,7 @@ from knox.models import AuthToken
 
 from api.processes import wait_until_ready, web_command
 from async_migrations.conf import conf
-from async_migrations.models import AsyncMigrationRate
+from async_migrations.models import AsyncMigrationAudit, AsyncMigrationRate
 from async_migrations.rest.rates import RateLimit, Shares
 from tests.conftest import free_port
 
@@ -79,6 +79,14 @@ def test_a_session_is_limited_by_its_user(viewer, django_user_model):
     other.force_login(user)
     assert 5 <= let_through(browser) <= 10, "the token's requests do not count"
     assert let_through(other) <= 5, "the first session's do"
+
+
+@FIVE
+def test_what_is_not_allowed_counts_as_well(viewer, migration):
+    row = migration()
+    statuses = [viewer.post(f"{LIST}/{row.pk}/run").status_code for _ in range(11)]
+    assert set(statuses) == {403, 429}
+    assert AsyncMigrationAudit.objects.filter(action="run").count() == statuses.count(403), "it cannot be filled so"
 
 
 @FIVE

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from async_migrations.webhooks import couriers, endpoints
-from tests.conftest import need
+from tests.conftest import free_port, need
 from tests.receiver import receiving
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nearby")]
@@ -72,6 +72,12 @@ def test_the_certificate_is_that_of_the_name(tmp_path, monkeypatch):
 def test_a_name_that_does_not_exist_is_tried_again(monkeypatch):
     webhook = endpoints.add("ours", "https://nowhere.invalid/", "somebody")
     assert "nowhere.invalid" in couriers.send_test(webhook).error
+
+
+def test_a_proxy_of_the_environment_is_not_used(receiver, monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    assert couriers.send_test(endpoints.add("ours", receiver.url, "somebody")).status == "delivered"
 
 
 def test_the_connection_goes_to_the_address_that_was_checked(receiver, settings, monkeypatch):

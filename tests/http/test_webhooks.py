@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import transaction
+from django.db.models.functions import Now
 
 from async_migrations import lifecycle
 from async_migrations.errors import WebhookRefused
@@ -154,6 +155,7 @@ def test_the_back_off_lasts_about_a_day_and_is_not_the_same_for_all(settings):
     hours = sum(deliveries._backoff(attempts) for attempts in range(1, 12)) / 3600
     assert 17 < hours < 28
     assert len({deliveries._backoff(3) for _ in range(10)}) > 1
+    assert deliveries._backoff(1000) < 8 * 3600
 
 
 def test_410_switches_the_webhook_off(migration, receiver):
@@ -180,10 +182,10 @@ def test_a_redirect_is_followed_only_where_a_setting_allows_it(migration, receiv
     assert [message.path for message in receiver.messages] == ["/hook"]
     assert (log()[0].status, log()[0].answer) == ("failed", 307)
     settings.ASYNC_MIGRATIONS_WEBHOOK_REDIRECTS = True
-    receiver.answers = [answering(307, Location="/elsewhere")]
+    receiver.answers = [answering(307, Location="/elsewhere?from=http://here")]
     call("resend", log()[0].pk)
     send()
-    assert [message.path for message in receiver.messages[1:]] == ["/hook", "/elsewhere"]
+    assert [message.path for message in receiver.messages[1:]] == ["/hook", "/elsewhere?from=http://here"]
 
 
 def test_a_receiver_that_drips_is_left_when_the_time_is_up(receiver, settings):
@@ -219,6 +221,36 @@ def test_a_slow_receiver_holds_up_nobody_else(migration, receiver):
         eventually(lambda: {each.status for each in log()} == {"delivered"} and not crew._threads)
 
 
+@pytest.mark.django_db(transaction=True, serialized_rollback=True)
+def test_everybody_has_a_turn_where_there_are_more_webhooks_than_couriers(migration, receiver, monkeypatch):
+    """
+    Given one courier, who is at a webhook that more is due for, and another webhook that waits
+    When that delivery is over
+    Then the one that waits comes first
+    """
+    monkeypatch.setattr(couriers, "_MOST_COURIERS", 1)
+    go_on = threading.Event()
+    with receiving() as slow:
+        slow.answers = [lambda handler: [go_on.wait(), answering(204)(handler)][-1]]
+        hook(slow, "a", events=["run", "cancel"])
+        hook(receiver, "b", events=["cancel"])
+        pk = migration().pk
+        lifecycle.run(pk, ORIGIN)
+        lifecycle.cancel(pk, ORIGIN)
+        crew = couriers.Couriers(lambda: False)
+        crew.send_out()
+        eventually(lambda: slow.messages)
+        with monkeypatch.context() as later:
+            later.setattr(couriers, "_TURN", -1.0)
+            go_on.set()
+            eventually(lambda: not crew._threads)
+        crew.send_out()
+        eventually(lambda: not crew._threads)
+        assert (len(slow.messages), len(receiver.messages)) == (1, 1)
+        crew.send_out()
+        eventually(lambda: {each.status for each in log()} == {"delivered"} and not crew._threads)
+
+
 def test_nobody_else_takes_what_is_being_sent(migration, receiver):
     webhook = hook(receiver)
     lifecycle.cancel(migration().pk, ORIGIN)
@@ -231,8 +263,40 @@ def test_nobody_else_takes_what_is_being_sent(migration, receiver):
     assert theirs.header == ours.header
     deliveries.failed(ours, 500, "what we say counts no more")
     assert log()[0].error == ""
+    assert endpoints.webhooks().get().state == "ok"
     deliveries.delivered(theirs, 204)
     assert log()[0].status == "delivered"
+
+
+def test_what_arrives_after_the_webhook_was_switched_off_has_arrived(migration, receiver):
+    webhook = hook(receiver)
+    lifecycle.cancel(migration().pk, ORIGIN)
+    delivery = deliveries.claim(webhook.pk)
+    assert delivery is not None
+    endpoints.set_active(webhook, False)
+    assert log()[0].status == "failed"
+    deliveries.delivered(delivery, 204)
+    assert (log()[0].status, log()[0].error) == ("delivered", "")
+
+
+def test_who_is_failing_is_sent_to_last(migration, receiver):
+    failing, fine = (hook(receiver, name, events=["cancel"]) for name in ("a", "b"))
+    endpoints.webhooks().filter(pk=failing.pk).update(failing_since=Now())
+    lifecycle.cancel(migration().pk, ORIGIN)
+    assert deliveries.due() == [fine.pk, failing.pk]
+
+
+def test_what_arrives_ends_the_failing_that_began_while_it_was_sent(migration, receiver):
+    webhook = hook(receiver)
+    for number in range(2):
+        lifecycle.cancel(migration(name=f"m{number}").pk, ORIGIN)
+    first, second = deliveries.claim(webhook.pk), deliveries.claim(webhook.pk)
+    assert first is not None
+    assert second is not None
+    deliveries.failed(first, 500, "HTTP 500")
+    assert endpoints.webhooks().get().state == "failing"
+    deliveries.delivered(second, 204)
+    assert endpoints.webhooks().get().state == "ok"
 
 
 def test_the_log_is_kept_for_a_while(migration, receiver, settings):

@@ -32,6 +32,8 @@ APP = Path(__file__).resolve().parents[2] / "async_migrations"
         "::1",
         "fe80::1",
         "fc00::1",
+        "fec0::1",
+        "fe80::1%lo",
         "ff02::1",
         "2001:db8::1",
         "::ffff:127.0.0.1",
@@ -50,6 +52,12 @@ def test_an_address_that_is_not_public_is_refused(address):
 @pytest.mark.parametrize("address", ["93.184.215.14", "2606:2800:21f:cb07::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8"])
 def test_a_public_address_is_allowed(address):
     addresses.check_literal(address)
+
+
+@pytest.mark.parametrize("host", ["2130706433", "0177.0.0.1", "0x7f.1", "127.1"])
+def test_another_way_to_write_a_private_address_is_refused_where_it_is_connected_to(host):
+    with pytest.raises(WebhookRefused, match="not a public address"):
+        addresses.resolve(host, 443)
 
 
 def test_one_private_address_among_several_is_enough_to_refuse():
