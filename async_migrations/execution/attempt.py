@@ -35,7 +35,7 @@ class Attempt:
 
     leftovers: indexes that would be left INVALID if it ended now. reindexed: tables (oids) whose REINDEX CONCURRENTLY
     would leave such. session: what is left open because all went well. proven: the last statement's event, and
-    counted: the progress of a backfill, which are written together with the end.
+    counted: the progress of a backfill, which are written together with the end. advanced: a backfill has got on in it.
     """
 
     lease: Lease
@@ -47,6 +47,7 @@ class Attempt:
     reindexed: list[int] = field(default_factory=list)
     current: int | None = None
     session: Session | None = None
+    advanced: bool = False
     counted: dict[str, Any] = field(default_factory=dict)
     proven: tuple[tuple[str, dict[str, Any]], ...] = ()
 
@@ -59,6 +60,12 @@ class Attempt:
     def lock_key(self) -> str:
         """The advisory lock of the migration; PostgreSQL keeps it per database."""
         return advisory_key(self.migration.name)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a retryable error is final. What fails now and then, days apart, must not use up a long backfill."""
+        anew = self.advanced and self.migration.max_attempts > 1
+        return self.lease.attempt >= self.migration.max_attempts and not anew
 
     def option(self, name: str, default: float) -> float:
         """Return an option of the migration file that is a number, or the default."""

@@ -71,8 +71,7 @@ def _shut(attempt: Attempt) -> None:
 
 
 def _is_final(attempt: Attempt, exc: Exception) -> bool:
-    used_up = attempt.lease.attempt >= attempt.migration.max_attempts
-    return isinstance(exc, ExecutionError) and (used_up or not exc.retryable)
+    return isinstance(exc, ExecutionError) and (attempt.is_last or not exc.retryable)
 
 
 def help_out(pk: int, worker: str) -> None:
@@ -137,6 +136,7 @@ class _Backfill:
         self._options = attempt.migration.options
         self._orders = Holder(attempt, self._call_for_help)
         self._total: int | None = None
+        self._begun_at: int | None = None
         self._free = 0
         self._called_at, self._patience = float("-inf"), conf.resend_seconds
 
@@ -151,7 +151,8 @@ class _Backfill:
         heartbeat.report = self._report
         heartbeat.watch(self._session.backend)
         fresh = self._lanes.prepare(self._definition, self._keyset, int(self._options.get("lanes", 1)))
-        self._total = self._estimate()
+        self._begun_at = self._lanes.state().rows_done
+        self._total = self._estimate(self._begun_at)
         if not fresh:
             self._tell_resumed()
             self._try_again()
@@ -173,8 +174,8 @@ class _Backfill:
     def _tables(self) -> list[int]:
         return [row["oid"] for row in self._session.all("tables_of", names=[self._keyset.relation])]
 
-    def _estimate(self) -> int:
-        where, done = self._definition.where, self._lanes.state().rows_done
+    def _estimate(self, done: int) -> int:
+        where = self._definition.where
         if self._options.get("count") == "exact":
             return self._keyset.count(where) + (done if where else 0)
         # What is done may still count as not done: the statistics are as old as the last ANALYZE.
@@ -187,6 +188,7 @@ class _Backfill:
         lanes.keep(self._orders.token)
         state = lanes.state()
         self._free = state.free
+        self._attempt.advanced = self._begun_at is not None and state.rows_done > self._begun_at
         known = self._total is not None and state.rows_done <= self._total  # Else the estimate was wrong.
         return Progress(state.rows_done, self._total if known else None, state.bad_rows, state.batch_size)
 

@@ -265,8 +265,8 @@ def _write(attempt: Attempt, outcome: Outcome) -> None:
             lifecycle.give_back(lease)
         case NotItsTurn(reason, seconds):
             lifecycle.release(lease, delay=timedelta(seconds=seconds), reason=reason)
-        case Failed(error) if error.retryable and lease.attempt < lease.migration.max_attempts:
-            lifecycle.release(lease, error=error, delay=_backoff(lease.attempt))
+        case Failed(error) if error.retryable and not attempt.is_last:
+            lifecycle.release(lease, error=error, delay=_backoff(lease.attempt), anew=attempt.advanced)
         case Failed(error):
             lifecycle.fail(lease, error, **attempt.counted)
 

@@ -15,7 +15,7 @@ from .. import states
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..models import AsyncMigrationEvent, AsyncMigrationStatus
-from ..states import Direction, Status, StopRequest, Transition
+from ..states import Direction, Kind, Status, StopRequest, Transition
 from . import compiled
 from .audit import Origin
 from .hold import held, is_held, is_kept_back
@@ -87,6 +87,7 @@ def _take(row: AsyncMigrationStatus, worker: str) -> Lease | None:
             Status.IN_PROGRESS,
             Origin(worker),
             _not_kept_back(conf.control_database),  # A hold that is set between the look and this one counts.
+            detail={"rows_done": row.progress_done} if row.kind == Kind.BACKFILL and row.progress_done else None,
             attempt=lease.attempt,
             lease_token=lease.token,
             lease_expires_at=_in(conf.lease_seconds),
@@ -175,17 +176,23 @@ def paused(lease: Lease) -> None:
 
 
 def release(
-    lease: Lease, *, error: ExecutionError | None = None, delay: timedelta = timedelta(0), reason: str = ""
+    lease: Lease,
+    *,
+    error: ExecutionError | None = None,
+    delay: timedelta = timedelta(0),
+    reason: str = "",
+    anew: bool = False,
 ) -> None:
     """Give the migration back, to be taken again after `delay`. Without an error the attempt does not count.
 
-    reason: why it waits, for the row.
+    reason: why it waits, for the row. anew: the attempt has got on, so it counts as the first.
     """
     changes: dict[str, Any] = {"run_at": NOW + delay if delay else None, "dispatched_at": None}
     detail: dict[str, Any] = {"delay_seconds": round(delay.total_seconds(), 3)}
     if error is None:
         changes["attempt"] = lease.attempt - 1
     else:
+        changes["attempt"] = 1 if anew else lease.attempt
         detail["error"] = error.as_meta()
         reason = f"waits for another attempt after {error.code}: {error.message}"
     if reason:
@@ -218,11 +225,14 @@ def reap() -> list[int]:
     """Take the lease from every worker that has been silent for too long; return what is in line again."""
     again = []
     for row in rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=NOW):
-        used_up = row.attempt >= row.max_attempts and not row.stop_requested
+        anew = row.attempt >= row.max_attempts > 1 and _has_got_on(row)
+        used_up = row.attempt >= row.max_attempts and not row.stop_requested and not anew
         changes: dict[str, Any] = {"dispatched_at": None}
         if used_up:
             error = _worker_lost(row)
             changes = {"meta": {**row.meta, "error": error.as_meta()}, "finished_at": NOW}
+        elif anew:
+            changes["attempt"] = 1
         elif row.attempt >= row.max_attempts:
             changes["attempt"] = row.attempt - 1  # What is left of it is to clean up, and that must be possible.
         to = Status.ERROR if used_up else Status.STARTED
@@ -232,6 +242,17 @@ def reap() -> list[int]:
         ):
             again.append(row.pk)
     return again
+
+
+def _has_got_on(row: AsyncMigrationStatus) -> bool:
+    """Whether a backfill has got on in the attempt that it is in: then that counts as the first."""
+    if row.kind != Kind.BACKFILL:
+        return False
+    events = AsyncMigrationEvent.objects.using(conf.control_database).filter(
+        migration_id=row.pk, kind=states.CLAIM.name
+    )
+    claims = events.filter(kind=states.CLAIM.name).order_by("-id").values_list("detail", flat=True)
+    return (row.progress_done or 0) > int((claims.first() or {}).get("rows_done", 0))
 
 
 def _worker_lost(row: AsyncMigrationStatus) -> ExecutionError:

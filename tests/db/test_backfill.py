@@ -8,11 +8,13 @@ import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import psycopg2
 import pytest
 from django.db import connection, connections
+from django.utils import timezone
 from prometheus_client import REGISTRY
 
 from async_migrations import asking, lifecycle, tasks
@@ -520,6 +522,42 @@ def test_rows_that_stay_locked_are_not_waited_for_for_ever(backfill: Backfill, s
     row = carried_out(row)
     assert row.status == Status.FINISHED
     assert query("SELECT n, count(*) FROM book GROUP BY n") == [(1, 500)]
+
+
+@pytest.fixture
+def slow(backfill: Backfill, settings: Any) -> Iterator[AsyncMigrationStatus]:
+    """A backfill in its last attempt, which has changed some of its rows."""
+    settings.ASYNC_MIGRATIONS_HEARTBEAT_SECONDS = 0.05
+    row = backfill(**FILL, batch_size=10, batch_delay_seconds=0.2, max_attempts=2)
+    lifecycle.run(row.pk, Origin("test"))
+    lifecycle.rows().update(attempt=1)
+    worker = threading.Thread(target=_carry_out, args=[row.pk])
+    worker.start()
+    eventually(lambda: lifecycle.get(row.pk).progress_done)
+    yield row
+    worker.join(30)
+
+
+def test_an_attempt_that_has_got_on_counts_as_the_first(slow: AsyncMigrationStatus) -> None:
+    """A backfill of days must not end in ERROR of what happens now and then."""
+    query("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'async-migrations/%/2'")
+    released = eventually(lambda: slow.events.filter(kind="release").first())
+    assert released.detail["error"]["code"] == "connection_lost"
+    now = lifecycle.get(slow.pk)
+    assert (now.status, now.attempt) == ("STARTED", 1)
+    lifecycle.tune(slow.pk, Origin("test"), {"batch_delay_seconds": 0})
+    lifecycle.rows().update(run_at=None)
+    tasks.carry_out(slow.pk)
+    assert lifecycle.get(slow.pk).status == Status.FINISHED
+    assert query("SELECT count(*) FROM book WHERE n = 0") == [(0,)]
+
+
+def test_so_does_one_whose_worker_was_lost(slow: AsyncMigrationStatus) -> None:
+    lifecycle.rows().update(lease_expires_at=timezone.now() - timedelta(seconds=1))
+    lifecycle.reap()
+    assert slow.events.get(kind="reap").to_status == Status.STARTED
+    lifecycle.tune(slow.pk, Origin("test"), {"batch_delay_seconds": 0})
+    eventually(lambda: lifecycle.get(slow.pk).status == Status.FINISHED)
 
 
 def _carry_out(pk: int) -> None:
