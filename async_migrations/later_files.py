@@ -1,8 +1,8 @@
 """What files need of async migrations, and what files that are yet to be applied take away from unfinished ones.
 
 It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
-operations that drop or rename tables, columns, indexes and constraints, and DROP and RENAME in RunSQL and in later SQL
-migrations; what no row says yet, and what another RunPython does, are not.
+operations that drop or rename tables, columns, indexes and constraints, and DROP, ALTER TABLE and ALTER INDEX in RunSQL
+and in later SQL migrations; what no row says yet, and what another RunPython or a DO block does, are not.
 """
 
 from __future__ import annotations
@@ -21,19 +21,11 @@ from django.db.migrations.state import ModelState, ProjectState
 from django.db.models import Field
 
 from . import lifecycle
+from .errors import InvalidDefinition
+from .execution.locks.reading import Text, texts_of
 from .models import AsyncMigrationStatus
 from .requiring import RequireFinished
 from .states import Status
-
-_NAME = r'(?:"?\w+"?\.)?"?(\w+)"?'
-_DROP = re.compile(
-    rf"\bDROP\s+(TABLE|INDEX|COLUMN|CONSTRAINT)\s+(?:CONCURRENTLY\s+)?(?:IF\s+EXISTS\s+)?{_NAME}", re.IGNORECASE
-)
-_RENAME = re.compile(
-    rf"\bALTER\s+(TABLE|INDEX)\s+(?:IF\s+EXISTS\s+)?(?:ONLY\s+)?{_NAME}\s+"
-    rf"RENAME\s+(?:(COLUMN|CONSTRAINT)\s+)?(?:{_NAME}\s+)?TO\b",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -120,13 +112,54 @@ def _losses(app: str, operation: Operation, state: ProjectState, alias: str) -> 
 
 
 def _losses_of_sql(sql: str) -> Iterator[_Loss]:
-    for kind, name in _DROP.findall(sql):
-        yield _Loss(f"drops the {kind.lower()} {name}", (name,))
-    for kind, name, part, its in _RENAME.findall(sql):
-        if its and part.upper() != "CONSTRAINT":
-            yield _Loss(f"renames the column {its} of the table {name}", (name, its))
-        else:
-            yield _Loss(f"renames the {(part or kind).lower()} {its or name}", (its or name,))
+    try:
+        statements = list(texts_of(sql))
+    except InvalidDefinition:  # Whoever carries it out is told.
+        return
+    for text in statements:
+        if text.took("DROP"):
+            yield from _dropped(text)
+        elif text.took("ALTER TABLE"):
+            text.skip("IF EXISTS", "ONLY")
+            table = text.name().name
+            for action in text.parts():
+                yield from _changed(action, table)
+        elif text.took("ALTER INDEX"):
+            text.skip("IF EXISTS")
+            name = text.name().name
+            if text.took("RENAME TO"):
+                yield _Loss(f"renames the index {name}", (name,))
+
+
+def _dropped(text: Text) -> Iterator[_Loss]:
+    if (kind := text.next()) in {"TABLE", "INDEX", "SCHEMA"}:
+        text.skip("CONCURRENTLY", "IF EXISTS")
+        for name in text.names():
+            yield _Loss(f"drops the {kind.lower()} {name.name}", (name.name,))
+
+
+def _changed(action: Text, table: str) -> Iterator[_Loss]:
+    """Yield what an action of an ALTER TABLE drops or renames."""
+    verb = _VERBS.get(action.next())
+    if verb is None:
+        return
+    if verb == "renames" and action.took("TO"):
+        yield _Loss(f"renames the table {table}", (table,))
+        return
+    constraint = action.took("CONSTRAINT")
+    action.skip("COLUMN", "IF EXISTS")
+    name = action.name().name
+    if constraint:
+        yield _Loss(f"{verb} the constraint {name}", (name,))
+    else:
+        yield _column_loss(verb, name, table)
+
+
+_VERBS = {"DROP": "drops", "RENAME": "renames"}
+
+
+def _column_loss(verb: str, column: str, table: str) -> _Loss:
+    return _Loss(f"{verb} the column {column} of the table {table}", (table, column))
 
 
 def _text(sql: Any) -> str:
@@ -157,7 +190,7 @@ def _column(
         case operations.AlterField(field=altered):
             after = _column_of(name, altered)
     if after != column:
-        yield _Loss(f"{verb} the column {column} of the table {_table_of(found)}", (_table_of(found), column))
+        yield _column_loss(verb, column, _table_of(found))
 
 
 def _column_of(name: str, field: Field[Any, Any]) -> str:

@@ -156,7 +156,7 @@ def parse(sql: str, *, atomic: bool = True) -> tuple[Statement, ...]:
     Raises InvalidDefinition for text that cannot be read, holds no statement, or controls transactions itself.
     """
     statements = tuple(
-        _classify(number, sql, text, tokens, atomic) for number, (text, tokens) in enumerate(_cut(sql), start=1)
+        _classify(number, sql, text, tokens, atomic) for number, (text, tokens) in enumerate(cut(sql), start=1)
     )
     if not statements:
         raise InvalidDefinition("The SQL holds no statement. Give at least one (SELECT 1 does nothing).")
@@ -182,14 +182,14 @@ def subjects(statement: Statement) -> tuple[str, tuple[Identifier, ...]]:
 def read(text: str) -> tuple[list[Token], list[str]]:
     """Return the tokens of a statement, and of each its word in capitals; none of what is quoted."""
     tokens = _Dialect().tokenize(text)
-    return tokens, _words(tokens)
+    return tokens, words_of(tokens)
 
 
 _BEFORE_A_TABLE = {"TABLE", "INTO", "FROM", "ONLY", "IF", "EXISTS"}
 
 
-def _cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
-    """Yield the text and the tokens of each statement; comments stay in the text."""
+def cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
+    """Yield the text and the tokens of each statement; comments stay in the text. Raises InvalidDefinition."""
     try:
         tokens = _Dialect().tokenize(sql)
     except TokenError as exc:
@@ -226,12 +226,12 @@ def _is(token: Token, word: str) -> bool:
 _QUOTED = {TokenType.IDENTIFIER, TokenType.STRING, TokenType.HEREDOC_STRING, TokenType.BYTE_STRING}
 
 
-def _words(tokens: list[Token]) -> list[str]:
+def words_of(tokens: list[Token]) -> list[str]:
     return ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
 
 
 def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: bool) -> Statement:
-    words = _words(tokens)
+    words = words_of(tokens)
     head, pair = words[0], " ".join(words[:2])
     _refuse(number, words, pair)
     indexes = _indexes(number, sql, tokens, words)

@@ -63,7 +63,15 @@ def test_it_works_within_migrate(project, work) -> None:
         ('migrations.DeleteModel("Shelf")', f"drops the table {TABLE}"),
         ('migrations.RenameModel("Shelf", "Rack")', f"renames the table {TABLE}"),
         ('migrations.AlterModelTable("Shelf", "rack")', f"renames the table {TABLE}"),
-        ("migrations.RunSQL('ALTER TABLE x DROP COLUMN IF EXISTS \"tag\"')", "drops the column tag"),
+        (f"migrations.RunSQL('ALTER TABLE {TABLE} DROP COLUMN IF EXISTS \"tag\"')", "drops the column tag"),
+        (f"migrations.RunSQL('alter table {TABLE} drop tag')", "drops the column tag"),
+        (
+            f"migrations.RunSQL('ALTER TABLE {TABLE} ADD a int, DROP COLUMN tag')",
+            "drops the column tag",
+        ),
+        (f"migrations.RunSQL('DROP TABLE IF EXISTS other, public.\"{TABLE}\" CASCADE')", f"drops the table {TABLE}"),
+        ("migrations.RunSQL('DROP INDEX x, shelf_tag_2')", "drops the index shelf_tag_2"),
+        (f"migrations.RunSQL('SELECT 1; /* DROP */ DROP TABLE {TABLE}')", f"drops the table {TABLE}"),
         (f"migrations.RunSQL(['SELECT 1', ('DROP TABLE {TABLE}', None)])", f"drops the table {TABLE}"),
         (f"migrations.RunSQL('drop table public.{TABLE}')", f"drops the table {TABLE}"),
         ("migrations.RunSQL('DROP INDEX CONCURRENTLY IF EXISTS shelf_tag_2')", "drops the index shelf_tag_2"),
@@ -112,6 +120,11 @@ def test_an_index_or_constraint_that_is_dropped_or_renamed_is_seen(project, work
         'migrations.AddField("shelf", "note", models.TextField(null=True))',
         "migrations.RunSQL('DROP TABLE other')",
         "migrations.RunSQL('ALTER TABLE other RENAME tag TO t')",
+        "migrations.RunSQL('ALTER TABLE other DROP tag')",
+        f"migrations.RunSQL('ALTER TABLE {TABLE} ALTER tag DROP DEFAULT')",
+        f"migrations.RunSQL('COMMENT ON TABLE {TABLE} IS $$DROP TABLE {TABLE};$$')",
+        "migrations.RunSQL('DROP SCHEMA other CASCADE')",
+        "migrations.RunSQL('SELECT $$')",
         "migrations.RunSQL('ALTER TABLE other RENAME CONSTRAINT shelf_tag TO x')",
         'migrations.RenameField("shelf", "label", "title")',
         'migrations.AlterField("shelf", "label", models.CharField(max_length=9, db_column="tag"))',
@@ -123,6 +136,13 @@ def test_what_it_does_not_work_on_is_no_warning(project, work, operation) -> Non
     work()
     project.file("0003_later", operation)
     assert warnings() == []
+
+
+def test_a_schema_that_is_dropped_is_seen(project, work) -> None:
+    work(f"CREATE INDEX CONCURRENTLY shelf_tag_2 ON public.{TABLE} (tag)")
+    project.file("0003_later", "migrations.RunSQL('DROP SCHEMA IF EXISTS public CASCADE')")
+    (said,) = warnings()
+    assert "drops the schema public" in said
 
 
 def test_a_file_that_requires_it_is_no_warning(project, work) -> None:
