@@ -22,7 +22,7 @@ from examples.demo.errors import CannotGoOn
 from examples.demo.screen import Screen
 from examples.demo.service import Door, Place, place, web_and_worker
 
-from . import backfill, burst, first_statement, foreground, index_build, load, memory, naive, pages, pollers
+from . import backfill, burst, first_statement, foreground, index_build, load, memory, naive, opening, pages, pollers
 from .copies import Copies
 from .filled import fill, hold
 from .original import original
@@ -46,8 +46,9 @@ class Size:
     rows, rounds: of the table that is indexed, and builds in each way. trials, bursts, burst: trivial migrations one by
     one and at once. backfilled, changes: rows of the table that is backfilled, and changes of all of them in each way.
     idle: seconds of the application by itself. narrow: rows of the two tables over which memory is compared.
-    opened: pages at once, seconds between two polls of each, and the rows of the control plane meanwhile. recorded: the
-    same rows when its doors are under load. asked: seconds and rounds at each address. pollers: at once.
+    opened: pages at once, seconds between two polls of each, how often each is opened by itself, and the rows of the
+    control plane meanwhile. recorded: the same rows when its doors are under load. asked: seconds and rounds at each
+    address. pollers: at once.
     """
 
     rows: int
@@ -59,7 +60,7 @@ class Size:
     changes: int
     idle: float
     narrow: tuple[int, int]
-    opened: tuple[int, float, tuple[int, ...]]
+    opened: tuple[int, float, int, tuple[int, ...]]
     recorded: int
     asked: tuple[int, int]
     pollers: int
@@ -80,7 +81,7 @@ FULL = Size(
     changes=3,
     idle=20.0,
     narrow=(1_000_000, 10_000_000),
-    opened=(100, 2.0, (100, 10_000)),
+    opened=(100, 2.0, 50, (100, 10_000)),
     recorded=100_000,
     asked=(3, 3),
     pollers=500,
@@ -95,7 +96,7 @@ SHORT = Size(
     changes=1,
     idle=1.0,
     narrow=(2_000, 20_000),
-    opened=(10, 0.2, (100, 1_000)),
+    opened=(10, 0.2, 1, (100, 1_000)),
     recorded=2_000,
     asked=(1, 1),
     pollers=50,
@@ -257,11 +258,13 @@ def _many_rows(size: Size, only: set[str], where: Place, door: Door, screen: Scr
     with closing(where.connect()) as connection:
         hold(connection.cursor())
         if "pages" in only:
-            opened, every, sizes = size.opened
+            opened, every, times, sizes = size.opened
             with screen.step(f"{opened} open pages") as step:
                 polling = pages.Polling(door, where, connection, opened, every, size.asked[1])
                 outcomes.append(polling.measure(sizes, screen, step))
-            there = sizes[-1]
+            with screen.step("Pages, one after the other") as step:
+                outcomes.append(opening.measure(polling, (sizes[-1], size.recorded), times, screen, step))
+            there = size.recorded
         if only & UNDER_LOAD:
             with screen.step(f"{size.recorded:,} rows, {EVENTS_EACH * size.recorded:,} events"):
                 fill(connection.cursor(), size.recorded, EVENTS_EACH, first=there + 1)

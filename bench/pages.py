@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from urllib.parse import urlencode
 
-import httpx
 import psutil
 import psycopg2
 from rich.table import Table
@@ -30,8 +29,12 @@ from examples.demo.service import Door, Place
 
 from .filled import TABLE, fill
 from .outcome import Bound, Outcome
+from .polled import USER, Polled, logged_in, since, spent, tagged
 
 POLLS = 2  # of each page in a round
+TEN = ("overview", "list", "detail", "detail", "chart", "chart") * 2 + ("overview", "list")  # a detail has a chart
+EVERY = 1.5  # seconds between two polls of an open page by itself
+POLLS_OF_TEN = 3  # of each, times the rounds
 AS_THE_API = 2  # times what a 304 of the API costs
 GROWTH = 1.2  # of the cost of a poll, from few rows to many
 AS_A_RETRIEVE = 2  # times what a retrieve of the API costs, for what is renewed
@@ -51,7 +54,7 @@ FURTHER = {
     "chart": "/migrations/{pk}/chart",
 }
 
-_NOTED = f"SELECT count(*) = 0 FROM {TABLE} WHERE status = 'STARTED' AND phase = ''"
+NOTED = f"SELECT count(*) = 0 FROM {TABLE} WHERE status = 'STARTED' AND phase = ''"
 _BEGUN = f"""
 UPDATE {TABLE} SET status = 'IN PROGRESS', lease_token = gen_random_uuid(), lease_expires_at = now() + '1 minute',
     slot = 0, started_at = now(), finished_at = NULL, progress_percent = 0
@@ -70,33 +73,6 @@ for done in range(1, 100_000):
     lifecycle.take_sample(lease)
     time.sleep(conf.heartbeat_seconds)
 """
-_USER = """
-from django.contrib.auth.models import Group, User
-User.objects.create_user("pages", password="pages").groups.add(Group.objects.get(name="async_migrations operators"))
-"""
-
-
-@dataclass
-class Polled:
-    """One address, and what came of it.
-
-    renewed: it changes meanwhile; then a page keeps the tag of what it was given last.
-    latencies: of all polls, in milliseconds, each from when it was due. errors: polls that got another answer than 304,
-    or than that and 200 where it is renewed. web, sessions: CPU milliseconds for each poll, by round.
-    """
-
-    path: str
-    headers: dict[str, str]
-    renewed: bool = False
-    latencies: list[float] = field(default_factory=list)
-    errors: int = 0
-    web: list[float] = field(default_factory=list)
-    sessions: list[float] = field(default_factory=list)
-
-    @property
-    def cost(self) -> float:
-        """Median of the rounds, in CPU milliseconds for each poll, PostgreSQL's with it."""
-        return statistics.median(map(sum, zip(self.web, self.sessions, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -112,12 +88,12 @@ class Polling:
 
     def measure(self, sizes: Sequence[int], screen: Screen, step: Step) -> Outcome:
         """Poll over so many rows of the control plane, which are put there, then over so many more."""
-        self.where.command(manage_command("shell", "--verbosity", "0", "--command", _USER))
+        self.where.command(manage_command("shell", "--verbosity", "0", "--command", USER))
         there, measured = 0, dict[int, dict[str, Polled]]()
         for number, size in enumerate(sizes):
             fill(self.connection.cursor(), size, 10, first=there + 1)
             # The worker notes with what is in line that it is held, once: then nothing changes.
-            self._wait_until(_NOTED)
+            self.wait_until(NOTED)
             there, measured[size] = size, self._addresses()
             for turn in range(self.rounds):
                 step.show(100 * (number + turn / self.rounds) / len(sizes), f"{size:,} rows")
@@ -130,11 +106,15 @@ class Polling:
             for _ in range(self.rounds):
                 for polled in renewed.values():
                     self._poll(polled)
+            ten = self._few_pages(renewed)
         dearest = max(PAGES, key=lambda page: many[page].cost)
         step.end(f"a poll of the {dearest} costs {many[dearest].cost / many[API].cost:.2f} times the API's")
         tables = [self._table(f"{size:,} migrations", polled, API, screen) for size, polled in measured.items()]
         tables.append(self._table(f"{sizes[-1]:,} migrations, one in progress", renewed, RETRIEVE, screen))
-        return Outcome(tuple(tables), (), tuple(_bounds(few, many, renewed)))
+        few_open = screen.table("Ten open pages", "as often as they ask, one in progress", "of a core")
+        for label, share in zip(("web server", "PostgreSQL"), ten, strict=True):
+            few_open.add_row(label, f"{share:.1%}")
+        return Outcome((*tables, few_open), (), tuple(_bounds(few, many, renewed)))
 
     @contextmanager
     def _one_in_progress(self) -> Iterator[int]:
@@ -146,14 +126,14 @@ class Polling:
             beating = manage_command("shell", "--verbosity", "0", "--command", _HEARTBEAT.format(pk=pk))
             try:
                 with running(beating, self.where.env, self.where.directory / "heartbeat.log") as process:
-                    self._wait_until(f"SELECT progress_percent > 0 FROM {TABLE} WHERE id = {pk}")
+                    self.wait_until(f"SELECT progress_percent > 0 FROM {TABLE} WHERE id = {pk}")
                     yield pk
                     if not process.is_alive():
                         raise CannotGoOn("the heartbeat has ended while the pages were polled")
             finally:
                 cursor.execute(f"{_AS_BEFORE} WHERE id = %s", [pk])
 
-    def _wait_until(self, sql: str) -> None:
+    def wait_until(self, sql: str) -> None:
         """Wait until the query returns true; CannotGoOn after a minute."""
         deadline = time.monotonic() + 60
         with self.connection.cursor() as cursor:
@@ -166,55 +146,60 @@ class Polling:
 
     def _addresses(self) -> dict[str, Polled]:
         """Return what is polled, by what it is called, each with the tag that it has now."""
-        with self._client() as (client, token, session):
+        with logged_in(self.door) as (client, token, session):
             rows = client.get("/api/async-migrations", headers=token).json()
             newest = rows["results"][0]
             given = {"pk": newest["id"], "last": -(-rows["count"] // 50), "end": newest["name"][-13:].upper()}
-            found = {API: _tagged(client, f"/api/async-migrations/{newest['id']}", token)}
+            found = {API: tagged(client, f"/api/async-migrations/{newest['id']}", token)}
             for label, path in {**PAGES, **FURTHER}.items():
-                found[label] = _tagged(client, path.format(**given), session)
+                found[label] = tagged(client, path.format(**given), session)
         return found
 
     def _renewed(self, pk: int) -> dict[str, Polled]:
         """Return what is polled while a migration is in progress, which each heartbeat renews."""
-        with self._client() as (client, token, session):
+        with logged_in(self.door) as (client, token, session):
             retrieve = f"/api/async-migrations/{pk}"
-            found = {RETRIEVE: Polled(retrieve, token, renewed=True), API: _tagged(client, retrieve, token)}
+            found = {RETRIEVE: Polled(retrieve, token, renewed=True), API: tagged(client, retrieve, token)}
             for label in ("overview", "list", "detail"):
-                found[label] = _tagged(client, PAGES[label].format(pk=pk), session)
-            found["chart"] = _tagged(client, FURTHER["chart"].format(pk=pk), session)
+                found[label] = tagged(client, PAGES[label].format(pk=pk), session)
+            found["chart"] = tagged(client, FURTHER["chart"].format(pk=pk), session)
         for polled in found.values():
             polled.renewed = True
         return found
 
-    @contextmanager
-    def _client(self) -> Iterator[tuple[httpx.Client, dict[str, str], dict[str, str]]]:
-        """Yield a client with the headers of who has a token, and of a page of who is logged in."""
-        with httpx.Client(base_url=self.door.url, trust_env=False) as client:
-            _log_in(client)
-            session = {"Cookie": f"sessionid={client.cookies['sessionid']}", "HX-Request": "true"}
-            client.cookies.clear()
-            yield client, {"Authorization": f"Bearer {self.door.token}"}, session
-
     def _poll(self, polled: Polled) -> None:
         """Have each page ask POLLS times, all of them evenly spread; they keep their connections."""
-        before = _spent(self._web()), _spent(self._sessions())
+        before = spent(self._web()), spent(self._sessions())
         begin, polls = time.monotonic() + 0.1, self.pages * POLLS
         with ThreadPoolExecutor(self.pages) as crowd:
             first = (begin + self.every * number / self.pages for number in range(self.pages))
             for latencies, errors in crowd.map(lambda due: self._ask(polled, due), first):
                 polled.latencies += latencies
                 polled.errors += errors
-        after = _spent(self._web()), _spent(self._sessions())
-        for spent, then, now in zip((polled.web, polled.sessions), before, after, strict=True):
-            # One that has ended meanwhile takes its figure along; the one in its place has begun with nothing.
-            spent.append(1000 * sum(seconds - then.get(pid, 0.0) for pid, seconds in now.items()) / polls)
+        after = spent(self._web()), spent(self._sessions())
+        for costs, then, now in zip((polled.web, polled.sessions), before, after, strict=True):
+            costs.append(1000 * since(then, now) / polls)
 
-    def _ask(self, polled: Polled, due: float) -> tuple[list[float], int]:
+    def _few_pages(self, renewed: dict[str, Polled]) -> tuple[float, float]:
+        """Have ten pages be open, asking as often as they do; return CPU seconds a second of the web and PostgreSQL."""
+        polling, polls = replace(self, pages=len(TEN), every=EVERY), POLLS_OF_TEN * self.rounds
+        before, begin = (spent(self._web()), spent(self._sessions())), time.monotonic() + 0.1
+        with ThreadPoolExecutor(len(TEN)) as crowd:
+            due = (begin + EVERY * number / len(TEN) for number in range(len(TEN)))
+            asked = [crowd.submit(polling._ask, renewed[label], at, polls) for label, at in zip(TEN, due, strict=True)]
+        for label, answers in zip(TEN, asked, strict=True):
+            renewed[label].errors += answers.result()[1]
+        seconds = time.monotonic() - begin
+        web, sessions = (
+            since(then, spent(now())) for then, now in zip(before, (self._web, self._sessions), strict=True)
+        )
+        return web / seconds, sessions / seconds
+
+    def _ask(self, polled: Polled, due: float, polls: int = POLLS) -> tuple[list[float], int]:
         """Be one page, from when its first poll is due; return latencies, and how many got a wrong answer."""
         latencies, errors, headers = [], 0, dict(polled.headers)
         with closing(HTTPConnection("127.0.0.1", self.where.port, timeout=30)) as connection:
-            for _ in range(POLLS):
+            for _ in range(polls):
                 time.sleep(max(0.0, due - time.monotonic()))
                 connection.request("GET", polled.path, headers=headers)
                 answer = connection.getresponse()
@@ -251,29 +236,6 @@ class Polling:
         for label, each in measured.items():
             table.add_row(label, *_cells(each, measured[yardstick], self.pages / self.every))
         return table
-
-
-def _log_in(client: httpx.Client) -> None:
-    client.get("/login")
-    form = {"username": "pages", "password": "pages", "csrfmiddlewaretoken": client.cookies["csrftoken"]}
-    if client.post("/login", data=form).status_code != 302:
-        raise CannotGoOn("the user that was made for the measurement cannot log in")
-
-
-def _tagged(client: httpx.Client, path: str, headers: dict[str, str]) -> Polled:
-    """Return the address with the tag that it has."""
-    tag = client.get(path, headers=headers).headers.get("ETag", "")
-    return Polled(path, {**headers, "If-None-Match": tag})
-
-
-def _spent(processes: Iterable[psutil.Process]) -> dict[int, float]:
-    """Return CPU seconds so far, by process id."""
-    spent = {}
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            times = process.cpu_times()
-            spent[process.pid] = times.user + times.system
-    return spent
 
 
 def _cells(polled: Polled, api: Polled, polls_a_second: float) -> Iterator[str]:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect, QueryDict
 from django.shortcuts import redirect
+from django.urls import reverse
 
 from .. import asking, lifecycle
 from ..errors import NotAllTried, PreflightFailed, TransitionRefused
@@ -69,22 +70,29 @@ def many(request: HttpRequest) -> HttpResponse:
     if verb not in OF_MANY:
         return sorry(request, 400, "Nothing was asked for", f"What several can be asked for: {', '.join(OF_MANY)}.")
     require(request, verb)
+    back = _list_before(request)
     pks = [int(pk) for pk in request.POST.getlist("pk") if pk.isdecimal() and len(pk) < 19][: asking.MOST]
     rows = list(lifecycle.rows().filter(pk__in=pks).order_by("-id"))
     if not rows:
         messages.warning(request, "No migration is chosen. Tick the boxes in front of some, then press the button.")
-        return redirect("dashboard:list")
+        return redirect(back)
     typed = request.POST.get("name", "").strip()
     if not request.POST.get("confirmed") or typed not in _words(verb, rows):
         fitting = [row for row in rows if verb in asking.offered(row)]
         others = [row for row in rows if row not in fitting]
-        context = {"verb": verb, "rows": fitting, "others": others, "word": _words(verb, fitting)[0], "wrong": typed}
+        word = _words(verb, fitting)[0]
+        context = {"verb": verb, "rows": fitting, "others": others, "word": word, "wrong": typed, "back": back}
         return page(request, "many", context, status=400 if typed else 200)
     try:
         _tell(request, _each(verb, rows, request))
     except NotAllTried as exc:
         return sorry(request, 503, "Not all were tried", str(exc))
-    return redirect("dashboard:list")
+    return redirect(back)
+
+
+def _list_before(request: HttpRequest) -> str:
+    """Return the address of the list on which the rows were chosen; the form says its query and nothing else."""
+    return reverse("dashboard:list", query=QueryDict(request.POST.get("query", "")))
 
 
 def _each(verb: str, rows: Sequence[AsyncMigrationStatus], request: HttpRequest) -> list[tuple[str, str]]:

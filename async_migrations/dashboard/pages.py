@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from django.core.paginator import Paginator
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
+from django.utils.functional import SimpleLazyObject
 
 from .. import asking, lifecycle
 from ..errors import ExecutionError
 from ..execution import preflight
 from ..execution.findings import ERROR
-from ..models import AsyncMigrationBadRow, AsyncMigrationStatus
+from ..models import AsyncMigrationBadRow, AsyncMigrationHold, AsyncMigrationStatus
 from ..rest.backfills import asking_the_target
 from ..states import Direction, Status
-from . import history, tuning, watch
-from .door import door, live, may, page, sorry
+from . import tuning, watch
+from .door import door, is_poll, live, may, page, sorry
 from .filters import PageFilter, chips, kept
-from .fragments import rendered
+from .fragments import rendered, timeline
 
 #: What can be asked of several at once.
 OF_MANY = ("run", "cancel", "rollback")
@@ -46,14 +47,14 @@ def overview(request: HttpRequest) -> HttpResponse:
     """Show how many there are, what wants a person, what goes on, and what waits."""
     counts = lifecycle.counts_up_to(watch.MOST)
     parts, kinds = watch.overview()
+    held = watch.holds()
 
     def context() -> dict[str, Any]:
         cards = {name: rendered(request, "card", tags) for name, tags in parts.items()}
-        holds = list(lifecycle.holds_in_force())
         more = _more(counts, kinds)
-        return {**cards, "holds": holds, "counts": counts, "most": watch.MOST, "more": more}
+        return {**cards, "holds": _holds(held), "counts": counts, "most": watch.MOST, "more": more}
 
-    return live(request, "overview", (counts, watch.holds(), parts, kinds), context)
+    return live(request, "overview", (counts, held, parts, kinds), context)
 
 
 @door("GET", "HEAD")
@@ -68,15 +69,17 @@ def listing(request: HttpRequest) -> HttpResponse:
         return found.qs if found.form.is_valid() else every.none()
 
     shown = watch.listing(rows, request.GET)
+    held = watch.holds()
 
     def context() -> dict[str, Any]:
         many = [verb for verb in OF_MANY if verb in may(request)]
         return {
-            "found": PageFilter(request.GET),
+            # Of a poll that finds something nobody asks for it.
+            "found": SimpleLazyObject(lambda: PageFilter(request.GET)),
             "lines": rendered(request, "line", shown.tags, pick=bool(many)),
             "page_of": shown,
             "most": max(watch.MOST, shown.last),
-            "holds": list(lifecycle.holds_in_force()),
+            "holds": _holds(held),
             "chips": chips(request.GET),
             "kept": kept(request.GET),
             "several": any(chip.name == "status" for chip in chips(request.GET)),
@@ -85,26 +88,27 @@ def listing(request: HttpRequest) -> HttpResponse:
             "many": many,
         }
 
-    return live(request, "list", (shown, watch.holds()), context)
+    return live(request, "list", (shown, held), context)
 
 
 @door("GET", "HEAD")
 def detail(request: HttpRequest, pk: int) -> HttpResponse:
     """Show all that is known of one migration."""
     database, tag = watch.one(pk)
+    held = watch.holds(database)
 
     def context() -> dict[str, Any]:
         row = lifecycle.get(pk)
-        holds = list(lifecycle.holds_in_force(database))
         return {
             "row": row,
-            "holds": holds,
-            "part": history.newest(pk, since=history.place(request.GET.get("since"))),
+            "holds": _holds(held, database),
+            "timeline": timeline(request, row, last=tag[-1]),
             "verbs": [verb for verb in asking.offered(row) if verb in may(request)],
-            "tuning": tuning.form(row) if "tune" in may(request) else {},
+            # The form is not in the part that is renewed: it would take away what is being typed.
+            "tuning": tuning.form(row) if "tune" in may(request) and not is_poll(request) else {},
         }
 
-    return live(request, "detail", (tag, watch.holds(database)), context)
+    return live(request, "detail", (tag, held), context)
 
 
 @door("GET", "HEAD")
@@ -135,6 +139,11 @@ def set_aside(request: HttpRequest, pk: int) -> HttpResponse:
     except ExecutionError as exc:
         context["problem"] = exc
     return page(request, "set_aside", context)
+
+
+def _holds(held: Sequence[int], database: str | None = None) -> list[AsyncMigrationHold]:
+    """Return the holds in force, with `database` those that apply there. held: the ids of those seen just now."""
+    return list(lifecycle.holds_in_force(database)) if held else []
 
 
 def _more(counts: dict[str, int], kinds: dict[str, tuple[int, int]]) -> dict[str, list[tuple[str, str]]]:

@@ -56,7 +56,7 @@ _IN_THE_WAY = 5
 _TAG = ("pk", *OF_THE_TAG)
 _LAST_CHANGED = (F("updated_at").desc(), "pk")
 
-# Stands in the parameters for the id that is asked for.
+# Stands in the parameters for the id that is asked for; of several for the first, the next numbers for the others.
 _PK = -(2**62)
 
 # By question: when it was looked for, what it depended on, and what was found.
@@ -87,16 +87,6 @@ class Page:
         """Place of its last row."""
         return self.first + len(self.tags) - 1
 
-    @property
-    def previous(self) -> int:
-        """Number of the page before it."""
-        return self.number - 1
-
-    @property
-    def next(self) -> int:
-        """Number of the page behind it."""
-        return self.number + 1
-
 
 def overview() -> tuple[dict[str, list[Tag]], dict[str, tuple[int, int]]]:
     """Return the tags of what wants a person, what goes on and what waits, each at most FEW and the first one first.
@@ -125,8 +115,14 @@ def listing(rows: Callable[[], Migrations], asked: QueryDict) -> Page:
     # What a heartbeat writes moves a row in no other order.
     changed = _ask(_changed) if "updated_at" in question else None
     key = ("list", conf.control_database, question)
-    found = remembered(key, lambda: _page(rows(), asked.get("page")), changed)
-    return replace(found, tags=_tags(found.tags))
+    look = partial(remembered, key, lambda: _page(rows(), asked.get("page")), changed)
+    found = look()
+    tags = _tags(found.tags)
+    if len(tags) < len(found.tags):
+        _FOUND.pop(key, None)  # What is deleted by hand has no event.
+        found = look()
+        tags = _tags(found.tags)
+    return replace(found, tags=tags)
 
 
 def remembered(question: Hashable, look: Callable[[], T], depends: Any = None) -> T:
@@ -180,17 +176,18 @@ def in_full(tags: Iterable[Tag]) -> list[AsyncMigrationStatus]:
 # --- what is asked for: its SQL is made once in a process, which takes longer than the answer does ---
 
 
-def _ask(make: Callable[[], Rows], pk: int | None = None) -> list[Tag]:
-    """Return what is found; pk: in the place of _PK."""
-    sql, parameters = _sql(make, conf.control_database)
+def _ask(make: Callable[..., Rows], *pks: int) -> list[Tag]:
+    """Return what is found; pks: what `make` is called with."""
+    sql, parameters = _sql(make, conf.control_database, len(pks))
+    wanted = dict(enumerate(pks, _PK))
     with connections[conf.control_database].cursor() as cursor:
-        cursor.execute(sql, [pk if given == _PK else given for given in parameters])
+        cursor.execute(sql, [wanted.get(given, given) for given in parameters] if wanted else parameters)
         return list(cursor.fetchall())
 
 
 @cache
-def _sql(make: Callable[[], Rows], using: str) -> tuple[str, tuple[Any, ...]]:
-    sql, parameters = make().query.get_compiler(using).as_sql()
+def _sql(make: Callable[..., Rows], using: str, count: int) -> tuple[str, tuple[Any, ...]]:
+    sql, parameters = make(*range(_PK, _PK + count)).query.get_compiler(using).as_sql()
     return sql, tuple(parameters)
 
 
@@ -234,9 +231,13 @@ def _all_parts() -> Rows:
     return first.union(*others, all=True)
 
 
-def _of_one() -> Rows:
-    events = AsyncMigrationEvent.objects.filter(migration_id=_PK).order_by("-id").values("pk")[:1]
-    return lifecycle.rows().filter(pk=_PK).order_by().values_list("database", *_TAG, Subquery(events))
+def _of_one(pk: int) -> Rows:
+    events = AsyncMigrationEvent.objects.filter(migration_id=pk).order_by("-id").values("pk")[:1]
+    return lifecycle.rows().filter(pk=pk).order_by().values_list("database", *_TAG, Subquery(events))
+
+
+def _of_these(*pks: int) -> Rows:
+    return lifecycle.rows().filter(pk__in=pks).order_by().values_list(*_TAG)
 
 
 def _holds() -> Rows:
@@ -286,5 +287,5 @@ def _keys(rows: Migrations, number: int) -> list[Tag]:
 def _tags(keys: Iterable[Tag]) -> list[Tag]:
     """Return the tags of the rows with these keys, in their order, as they are now."""
     order = [pk for pk, *_ in keys]
-    found = {tag[0]: tag for tag in lifecycle.rows().filter(pk__in=order).order_by().values_list(*_TAG)}
+    found = {tag[0]: tuple(tag) for tag in _ask(_of_these, *order)} if order else {}
     return [found[pk] for pk in order if pk in found]

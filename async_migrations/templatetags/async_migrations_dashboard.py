@@ -123,7 +123,8 @@ def doing(row: AsyncMigrationStatus) -> str:
     if row.status == Status.ERROR:
         return str((row.meta.get("error") or {}).get("message", "no reason is recorded"))
     if row.status == Status.FINISHED and row.quarantined:
-        return f"{row.quarantined:,} rows are set aside: the backfill could not change them"
+        are, them = ("row is", "it") if row.quarantined == 1 else ("rows are", "them")
+        return f"{row.quarantined:,} {are} set aside: the backfill could not change {them}"
     blocked = "; ".join(words.blockers(row.waiting_on))
     waits = f"waits for {blocked}" if blocked else ""
     what = "; ".join(filter(None, (row.phase, waits, words.throttling(row.throttled))))

@@ -26,6 +26,8 @@ FIGURES = (
     "the worker's memory, 20,000 rows against 2,000",
     "10 open pages, each polling every 0.2 s, 1,000 migrations",
     "1,000 migrations, one in progress",
+    "Ten open pages",
+    "Opening a page, 2,000 migrations",
 )
 UNDER_LOAD = ("304 poll", "plain DRF, retrieve", "short requests beside the pollers")
 

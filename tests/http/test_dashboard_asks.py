@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from html import escape, unescape
+from urllib.parse import parse_qsl
 
 import pytest
+from django.http import QueryDict
 
 from async_migrations import lifecycle
 from async_migrations.lifecycle import Origin
@@ -163,6 +166,28 @@ def test_several_are_asked_for_at_once(browser, migration, verb, status, becomes
     assert told(client.post("/migrations/many", {"verb": verb, "pk": listed, **sure})) == ["2 accepted."]
     found = lifecycle.rows().filter(pk__in=listed).values_list("status", flat=True)
     assert set(found) == {becomes}
+
+
+@pytest.mark.parametrize(
+    ("query", "leads"),
+    [
+        ("status=SCHEDULED&status=ERROR&search=caf%C3%A9&ordering=-name&page=2", None),
+        ("", "/migrations"),
+        ("//elsewhere.example/?status=ERROR", "/migrations?%2F%2Felsewhere.example%2F%3Fstatus=ERROR"),
+    ],
+)
+def test_several_lead_back_to_the_list_as_it_was(browser, migration, query, leads):
+    rows = [migration(), migration()]
+    client, leads = browser("run"), leads or f"/migrations?{query}"
+    hidden = re.compile(r'name="query" value="([^"]*)"')
+    sent = unescape(hidden.findall(client.get("/migrations", query_params=QueryDict(query)).text)[0])
+    assert client.post("/migrations/many", {"verb": "run", "query": query}).headers["Location"] == leads
+    wanted = {"verb": "run", "pk": [row.pk for row in rows], "query": query}
+    page = client.post("/migrations/many", wanted).text
+    assert unescape(hidden.findall(page)[0]) == query
+    assert f'href="{escape(leads)}">No, take me back' in page
+    assert parse_qsl(sent) == parse_qsl(query)
+    assert client.post("/migrations/many", {**wanted, "confirmed": "yes"}).headers["Location"] == leads
 
 
 def test_of_several_each_is_refused_by_itself(browser, migration):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from async_migrations import lifecycle
 from async_migrations.dashboard import history
@@ -54,6 +56,23 @@ def test_it_works(browser, migration):
     assert page.text.count('<div class="attempt') == 2, "what was before stands beside them"
 
 
+def test_a_heartbeat_has_no_event_read_again(browser, migration):
+    row = migration(Status.STARTED)
+    lease, client, path = begin(row.pk), browser(), f"/migrations/{row.pk}"
+
+    def beat(percent):
+        lifecycle.renew(lease, progress_percent=percent)
+        with CaptureQueriesContext(connection) as asked:
+            live = poll(client, path)
+        assert f"<b>{percent} %</b>" in live.text
+        return notes(live), sum('"async_migrations_asyncmigrationevent"."detail"' in each["sql"] for each in asked)
+
+    note(row, "a")
+    assert [beat(1.5), beat(2.5)] == [(["a"], 1), (["a"], 0)]
+    note(row, "b")
+    assert beat(3.5) == (["b", "a"], 1)
+
+
 def test_older_events_are_asked_for(browser, migration, few):
     row = migration(Status.IN_PROGRESS)
     note(row, *"abcdefg")
@@ -83,6 +102,7 @@ def test_the_live_part_reaches_down_to_the_older_ones(browser, migration, few, m
     assert notes(live) == ["f", "e", "d", "c", "b"]
     assert re.search(r'<div id="older" hx-preserve="true">\s*</div>', live.text)
     monkeypatch.setattr(history, "MOST", 4)
+    note(row, "g")
     live = poll(client, f"{path}?since={since}")
-    assert (notes(live), "hx-preserve" in live.text.partition('id="older"')[2]) == (["f", "e", "d"], False)
+    assert (notes(live), "hx-preserve" in live.text.partition('id="older"')[2]) == (["g", "f", "e"], False)
     assert "Older events" in live.text

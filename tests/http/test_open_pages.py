@@ -121,6 +121,14 @@ def test_a_search_is_carried_out_when_something_has_happened_and_not_with_each_h
     assert searches() > 0
 
 
+def test_the_next_one_takes_the_place_of_a_row_that_is_deleted_by_hand(operator_page, migration):
+    rows = [migration() for _ in range(watch.LISTED + 2)]
+    page = Open(operator_page, "/migrations?status=SCHEDULED")
+    lifecycle.rows().filter(pk=rows[-watch.NEWEST - 5].pk).delete()  # Its event is not among the newest ones.
+    assert re.findall(r'id="pick-(\d+)"', page.sees())[-1] == str(rows[1].pk)
+    assert page.sees() == ""
+
+
 def test_what_goes_without_a_trace_is_noticed_after_a_while(operator_page, migration, monkeypatch):
     rows = [migration() for _ in range(watch.LISTED + 1)]
     page = Open(operator_page, "/migrations?status=SCHEDULED")

@@ -115,10 +115,12 @@ function drawingIn(element, moved) {
 
     function times(chart, splits, axis, space, step) {
         const format = step < 60 ? seconds : minutes;
-        let day = "";
+        let [day, before] = ["", ""];
         return splits.map((at) => {
             const today = clock(at, days);
             const told = step >= 86400 ? today : clock(at, format);
+            if (told === before) return ""; // Of what took a second or two there are several in one.
+            before = told;
             const extra = step < 86400 && today !== day && (day || today !== clock(Date.now() / 1000, days));
             day = today;
             return extra ? `${told}\n${today}` : told;
