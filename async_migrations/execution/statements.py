@@ -156,7 +156,7 @@ def parse(sql: str, *, atomic: bool = True) -> tuple[Statement, ...]:
     Raises InvalidDefinition for text that cannot be read, holds no statement, or controls transactions itself.
     """
     statements = tuple(
-        _classify(number, sql, text, tokens, atomic) for number, (text, tokens) in enumerate(_cut(sql), start=1)
+        _classify(number, sql, text, tokens, atomic) for number, (text, tokens) in enumerate(cut(sql), start=1)
     )
     if not statements:
         raise InvalidDefinition("The SQL holds no statement. Give at least one (SELECT 1 does nothing).")
@@ -188,8 +188,8 @@ def read(text: str) -> tuple[list[Token], list[str]]:
 _BEFORE_A_TABLE = {"TABLE", "INTO", "FROM", "ONLY", "IF", "EXISTS"}
 
 
-def _cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
-    """Yield the text and the tokens of each statement; comments stay in the text."""
+def cut(sql: str) -> Iterator[tuple[str, list[Token]]]:
+    """Yield the text and the tokens of each statement; comments stay in the text. Raises InvalidDefinition."""
     try:
         tokens = _Dialect().tokenize(sql)
     except TokenError as exc:
