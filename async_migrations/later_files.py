@@ -1,15 +1,18 @@
 """What files need of async migrations, and what files that are yet to be applied take away from unfinished ones.
 
-It goes by names: of what an operation drops or renames, and in the SQL of the migration. Seen are Django's own
-operations that drop or rename tables, columns, indexes and constraints, and DROP, ALTER TABLE and ALTER INDEX in RunSQL
-and in later SQL migrations; what no row says yet, and what another RunPython or a DO block does, are not.
+It goes by names: of what an operation takes away, and in the SQL of the migration. Seen are Django's own operations
+that drop or rename tables, columns, indexes and constraints, or give a column another type, and the same in RunSQL and
+in later SQL migrations, beside a schema that is dropped with all that is in it. Not seen is what no row says yet, what
+another RunPython does, and the column of a foreign key whose type follows another's.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from django.db import connections
@@ -21,8 +24,10 @@ from django.db.migrations.state import ModelState, ProjectState
 from django.db.models import Field
 
 from . import lifecycle
-from .errors import InvalidDefinition
-from .execution.locks.reading import Text, texts_of
+from .execution import session
+from .execution.locks.losses import losses, mentioned
+from .execution.locks.modes import Loss
+from .execution.statements import Identifier
 from .models import AsyncMigrationStatus
 from .requiring import RequireFinished
 from .states import Status
@@ -37,25 +42,25 @@ class Clash:
     row: AsyncMigrationStatus
 
 
-@dataclass(frozen=True)
-class _Loss:
-    """Something that an operation takes away: in words, and the names by which SQL would mean it, all of them."""
-
-    what: str
-    names: tuple[str, ...]
-
-
 def clashes(alias: str) -> Iterator[Clash]:
     """Yield what the files that `migrate` has yet to apply to a database would take away from what is not FINISHED."""
     given_up = (Status.FINISHED, Status.ROLLED_BACK, Status.CANCELLED)
     rows = list(lifecycle.rows().filter(database=alias).exclude(status__in=given_up).order_by("pk"))
     if not rows:
         return
+
+    @cache
+    def named(row: AsyncMigrationStatus) -> set[Identifier]:
+        texts = (row.sql_forwards, row.options.get("table"), row.options.get("where"))
+        return _placed(set().union(*(mentioned(text) for text in texts if text)), alias)
+
     for file, operation, state in _ahead(alias):
         if isinstance(operation, RequireFinished):
             rows = [row for row in rows if row.name not in operation.names]
         for loss in _losses(file.app_label, operation, state, alias):
-            yield from (Clash(str(file), loss.what, row) for row in rows if _works_on(row, loss))
+            (name,) = _placed({loss.name}, alias)
+            hit = replace(loss, name=name)
+            yield from (Clash(str(file), loss.what, row) for row in rows if _names(named(row), hit))
 
 
 def needing() -> Iterator[tuple[Migration, list[str]]]:
@@ -90,76 +95,25 @@ def _flat(found: Sequence[Operation]) -> Iterator[Operation]:
             yield operation
 
 
-def _losses(app: str, operation: Operation, state: ProjectState, alias: str) -> Iterator[_Loss]:
+def _losses(app: str, operation: Operation, state: ProjectState, alias: str) -> Iterator[Loss]:
     match operation:
         case operations.DeleteModel(name=model):
             yield from _table(app, model, state, "drops")
         case operations.RenameModel(old_name=model) | operations.AlterModelTable(name=model):
             yield from _table(app, model, state, "renames")
         case operations.RemoveField() | operations.RenameField() | operations.AlterField():
-            yield from _column(app, operation, state)
+            yield from _column(app, operation, state, alias)
         case operations.RemoveIndex(name=name):
-            yield _Loss(f"drops the index {name}", (name,))
+            yield Loss(f"drops the index {name}", Identifier(name))
         case operations.RenameIndex():
             for name in _renamed(app, operation, state, alias):
-                yield _Loss(f"renames the index {name}", (name,))
+                yield Loss(f"renames the index {name}", Identifier(name))
         case operations.RemoveConstraint(name=name):
-            yield _Loss(f"drops the constraint {name}", (name,))
+            yield Loss(f"drops the constraint {name}", Identifier(name))
         case operations.RunSQL(sql=sql):
-            yield from _losses_of_sql(_text(sql))
+            yield from losses(_text(sql))
         case operations.RunPython(code=code):
-            yield from _losses_of_sql(getattr(code, "async_migration", ""))
-
-
-def _losses_of_sql(sql: str) -> Iterator[_Loss]:
-    try:
-        statements = list(texts_of(sql))
-    except InvalidDefinition:  # Whoever carries it out is told.
-        return
-    for text in statements:
-        if text.took("DROP"):
-            yield from _dropped(text)
-        elif text.took("ALTER TABLE"):
-            text.skip("IF EXISTS", "ONLY")
-            table = text.name().name
-            for action in text.parts():
-                yield from _changed(action, table)
-        elif text.took("ALTER INDEX"):
-            text.skip("IF EXISTS")
-            name = text.name().name
-            if text.took("RENAME TO"):
-                yield _Loss(f"renames the index {name}", (name,))
-
-
-def _dropped(text: Text) -> Iterator[_Loss]:
-    if (kind := text.next()) in {"TABLE", "INDEX", "SCHEMA"}:
-        text.skip("CONCURRENTLY", "IF EXISTS")
-        for name in text.names():
-            yield _Loss(f"drops the {kind.lower()} {name.name}", (name.name,))
-
-
-def _changed(action: Text, table: str) -> Iterator[_Loss]:
-    """Yield what an action of an ALTER TABLE drops or renames."""
-    verb = _VERBS.get(action.next())
-    if verb is None:
-        return
-    if verb == "renames" and action.took("TO"):
-        yield _Loss(f"renames the table {table}", (table,))
-        return
-    constraint = action.took("CONSTRAINT")
-    action.skip("COLUMN", "IF EXISTS")
-    name = action.name().name
-    if constraint:
-        yield _Loss(f"{verb} the constraint {name}", (name,))
-    else:
-        yield _column_loss(verb, name, table)
-
-
-_VERBS = {"DROP": "drops", "RENAME": "renames"}
-
-
-def _column_loss(verb: str, column: str, table: str) -> _Loss:
-    return _Loss(f"{verb} the column {column} of the table {table}", (table, column))
+            yield from losses(getattr(code, "async_migration", ""))
 
 
 def _text(sql: Any) -> str:
@@ -169,15 +123,18 @@ def _text(sql: Any) -> str:
     return str(sql)
 
 
-def _table(app: str, model: str, state: ProjectState, verb: str) -> Iterator[_Loss]:
+def _table(app: str, model: str, state: ProjectState, verb: str) -> Iterator[Loss]:
     if found := state.models.get((app, model.lower())):
-        yield _Loss(f"{verb} the table {_table_of(found)}", (_table_of(found),))
+        yield Loss(f"{verb} the table {_table_of(found)}", Identifier(_table_of(found)))
 
 
 def _column(
-    app: str, operation: operations.RemoveField | operations.RenameField | operations.AlterField, state: ProjectState
-) -> Iterator[_Loss]:
-    """Yield the column of the operation's field, unless it is there afterwards by the same name."""
+    app: str,
+    operation: operations.RemoveField | operations.RenameField | operations.AlterField,
+    state: ProjectState,
+    alias: str,
+) -> Iterator[Loss]:
+    """Yield the column of the operation's field, unless it is there afterwards by the same name and as good."""
     found, name = state.models.get((app, operation.model_name_lower)), operation.name
     if found is None or name not in found.fields or found.fields[name].many_to_many:
         return
@@ -189,8 +146,26 @@ def _column(
             after = _column_of(new_name, found.fields[name])
         case operations.AlterField(field=altered):
             after = _column_of(name, altered)
+            if after == column and _changes_type(found.fields[name], altered, alias):
+                verb, after = "changes the type of", ""
     if after != column:
-        yield _column_loss(verb, column, _table_of(found))
+        table = _table_of(found)
+        yield Loss(f"{verb} the column {column} of the table {table}", Identifier(table), column)
+
+
+def _changes_type(before: Field[Any, Any], after: Field[Any, Any], alias: str) -> bool:
+    """Whether a column gets another type; not where it only may hold longer text, and nothing of a foreign key's."""
+    if before.is_relation or after.is_relation:
+        return False
+    old, new = (str(field.db_type(connections[alias])) for field in (before, after))
+    narrow, wide = _longest(old), _longest(new)
+    return old != new and (narrow is None or wide is None or wide < narrow)
+
+
+def _longest(column_type: str) -> float | None:
+    """Return how many characters a type of text can hold, None for another type."""
+    found = re.fullmatch(r"text|varchar(?:\((\d+)\))?", column_type)
+    return (float(found[1]) if found[1] else math.inf) if found else None
 
 
 def _column_of(name: str, field: Field[Any, Any]) -> str:
@@ -215,6 +190,19 @@ def _table_of(model: ModelState) -> str:
     return str(model.options.get("db_table") or f"{model.app_label}_{model.name_lower}").strip('"')
 
 
-def _works_on(row: AsyncMigrationStatus, loss: _Loss) -> bool:
-    text = f"{row.sql_forwards} {row.options.get('table', '')} {row.options.get('where', '')}"
-    return all(re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", text, re.IGNORECASE) for name in loss.names)
+def _placed(names: set[Identifier], alias: str) -> set[Identifier]:
+    """Give names without a schema the one in which the database finds them."""
+    bare = [each.name for each in names if each.schema is None and each.name]
+    with connections[alias].cursor() as cursor:
+        cursor.execute(session.queries()["schemas_of"], {"names": bare})
+        schemas = dict(cursor.fetchall())
+    return {Identifier(each.name, each.schema or schemas.get(each.name)) for each in names}
+
+
+def _names(named: set[Identifier], loss: Loss) -> bool:
+    """Whether what is lost is among these names; what has no schema is not there yet, and might come into any."""
+    name, schema = loss.name.name, loss.name.schema
+    if not name:
+        return schema in {each.schema for each in named}
+    there = any(each.name == name and (None in (each.schema, schema) or each.schema == schema) for each in named)
+    return there and (loss.column is None or loss.column in {each.name for each in named})

@@ -182,7 +182,7 @@ def subjects(statement: Statement) -> tuple[str, tuple[Identifier, ...]]:
 def read(text: str) -> tuple[list[Token], list[str]]:
     """Return the tokens of a statement, and of each its word in capitals; none of what is quoted."""
     tokens = _Dialect().tokenize(text)
-    return tokens, words_of(tokens)
+    return tokens, _words(tokens)
 
 
 _BEFORE_A_TABLE = {"TABLE", "INTO", "FROM", "ONLY", "IF", "EXISTS"}
@@ -226,12 +226,12 @@ def _is(token: Token, word: str) -> bool:
 _QUOTED = {TokenType.IDENTIFIER, TokenType.STRING, TokenType.HEREDOC_STRING, TokenType.BYTE_STRING}
 
 
-def words_of(tokens: list[Token]) -> list[str]:
+def _words(tokens: list[Token]) -> list[str]:
     return ["" if token.token_type in _QUOTED else token.text.upper() for token in tokens]
 
 
 def _classify(number: int, sql: str, text: str, tokens: list[Token], atomic: bool) -> Statement:
-    words = words_of(tokens)
+    words = _words(tokens)
     head, pair = words[0], " ".join(words[:2])
     _refuse(number, words, pair)
     indexes = _indexes(number, sql, tokens, words)

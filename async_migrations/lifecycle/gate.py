@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from ..models import AsyncMigrationHold, AsyncMigrationStatus
 from ..states import Direction, Status, StopRequest
-from .hold import holds_in_force
+from .hold import databases, holds_in_force
 from .moves import rows
 
 PASS, PENDING, BLOCKED, FAILED = "pass", "pending", "blocked", "failed"
@@ -191,21 +191,31 @@ def _unknown(wanted: Wanted, names: Collection[str], begun: Collection[str]) -> 
 
     names: that some have. begun: prefixes with which some begin.
     """
-    where = f" on database {wanted.database}" if wanted.database else ""
-    for name in dict.fromkeys(wanted.names):
-        if name not in names:
-            yield _missing(name, f"no migration of this name{where}", wanted)
-    for prefix in wanted.prefixes:
-        if prefix not in begun:
-            yield _missing(prefix, f"no migration that begins like this{where}", wanted)
-    for label in wanted.apps:
-        if (prefix := prefix_of_app(label)) not in begun:
-            yield _missing(label, f"no migration of this app{where}, none that begins with {prefix!r}", wanted)
+    missing = [
+        *((name, "of this name") for name in dict.fromkeys(wanted.names) if name not in names),
+        *((prefix, "that begins like this") for prefix in dict.fromkeys(wanted.prefixes) if prefix not in begun),
+        *(
+            (label, f"of this app, none that begins with {prefix!r}")
+            for label in dict.fromkeys(wanted.apps)
+            if (prefix := prefix_of_app(label)) not in begun
+        ),
+    ]
+    where = _where(wanted) if missing else ""
+    for name, which in missing:
+        detail = (
+            f"There is no migration {which}{where}. Look at the spelling, or let `migrate` record it first. One whose "
+            "file was renamed or squashed since goes by the name under which it was recorded."
+        )
+        yield Reason(None, name, wanted.database, None, BLOCKED, detail)
 
 
-def _missing(name: str, what: str, wanted: Wanted) -> Reason:
-    detail = f"There is {what}. Look at the spelling, or let `migrate` record it first."
-    return Reason(None, name, wanted.database, None, BLOCKED, detail)
+def _where(wanted: Wanted) -> str:
+    """Say on which database was looked, and which there are if that is none of them."""
+    if wanted.database is None:
+        return ""
+    there = [alias for alias in databases() if wanted.known is None or alias in wanted.known]
+    other = "" if wanted.database in there else f", which is not a target here (there are: {', '.join(there)})"
+    return f" on database {wanted.database}{other}"
 
 
 def _state(status: str, database: str, holds: Sequence[AsyncMigrationHold]) -> str:

@@ -51,6 +51,13 @@ class TestGate:
         assert shell("gate", "--app", "shop", "--database", "second").returncode == 1
         assert shell("gate").returncode == 2
 
+    @pytest.mark.parametrize("asked", [["a.b", ""], ["--prefix", ""], ["a.b", "--app", ""]])
+    def test_an_empty_name_is_refused(self, migration, asked) -> None:
+        carried_out(migration("SELECT 1", name="a.b"))
+        with pytest.raises(CommandError, match="is empty") as refused:
+            call("gate", *asked)
+        assert refused.value.returncode == Exit.REFUSED
+
     def test_json_is_that_of_the_http_contract(self, migration) -> None:
         row = migration("SELECT 1")
         process = shell("gate", row.name, "nowhere", "--json")

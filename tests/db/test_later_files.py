@@ -64,16 +64,43 @@ def test_it_works_within_migrate(project, work) -> None:
         ('migrations.RenameModel("Shelf", "Rack")', f"renames the table {TABLE}"),
         ('migrations.AlterModelTable("Shelf", "rack")', f"renames the table {TABLE}"),
         (f"migrations.RunSQL('ALTER TABLE {TABLE} DROP COLUMN IF EXISTS \"tag\"')", "drops the column tag"),
-        (f"migrations.RunSQL('alter table {TABLE} drop tag')", "drops the column tag"),
+        (f"migrations.RunSQL('ALTER TABLE {TABLE} DROP tag')", "drops the column tag"),
+        (f"migrations.RunSQL('ALTER FOREIGN TABLE {TABLE} DROP tag')", "drops the column tag"),
         (
-            f"migrations.RunSQL('ALTER TABLE {TABLE} ADD a int, DROP COLUMN tag')",
+            f"migrations.RunSQL('ALTER TABLE {TABLE} ADD note text, DROP id, DROP COLUMN tag CASCADE')",
             "drops the column tag",
         ),
-        (f"migrations.RunSQL('DROP TABLE IF EXISTS other, public.\"{TABLE}\" CASCADE')", f"drops the table {TABLE}"),
-        ("migrations.RunSQL('DROP INDEX x, shelf_tag_2')", "drops the index shelf_tag_2"),
-        (f"migrations.RunSQL('SELECT 1; /* DROP */ DROP TABLE {TABLE}')", f"drops the table {TABLE}"),
+        (
+            f"migrations.RunSQL('ALTER TABLE {TABLE} ALTER id DROP DEFAULT, ALTER tag TYPE int')",
+            "changes the type of the",
+        ),
+        (
+            f"migrations.RunSQL('DROP TABLE IF EXISTS other, public.\"{TABLE}\" CASCADE')",
+            f"drops the table public.{TABLE}",
+        ),
+        (
+            f"migrations.RunSQL([('SELECT %s', [1]), ('DROP TABLE {TABLE}; -- all of it', [])])",
+            f"drops the table {TABLE}",
+        ),
+        (f"migrations.RunSQL('BEGIN; DROP TABLE {TABLE}; COMMIT')", f"drops the table {TABLE}"),
+        (
+            f"migrations.RunSQL('DO $$ BEGIN IF true THEN DROP TABLE {TABLE}; END IF; END $$')",
+            f"drops the table {TABLE}",
+        ),
+        ("migrations.RunSQL('DROP SCHEMA other, public CASCADE')", "drops the schema public"),
+        ("migrations.RunSQL('DROP INDEX other, public.shelf_tag_2')", "drops the index public.shelf_tag_2"),
+        ('migrations.RemoveIndex("shelf", "shelf_tag_2")', "drops the index shelf_tag_2"),
+        (
+            'migrations.AlterField("Shelf", "label", models.IntegerField(db_column="tag"))',
+            "changes the type of the column tag",
+        ),
+        (
+            'migrations.SeparateDatabaseAndState([migrations.RunSQL("SELECT 1"), migrations.SeparateDatabaseAndState('
+            f'[migrations.RunSQL("DROP TABLE {TABLE}")])])',
+            f"drops the table {TABLE}",
+        ),
         (f"migrations.RunSQL(['SELECT 1', ('DROP TABLE {TABLE}', None)])", f"drops the table {TABLE}"),
-        (f"migrations.RunSQL('drop table public.{TABLE}')", f"drops the table {TABLE}"),
+        (f"migrations.RunSQL('drop table public.{TABLE}')", f"drops the table public.{TABLE}"),
         ("migrations.RunSQL('DROP INDEX CONCURRENTLY IF EXISTS shelf_tag_2')", "drops the index shelf_tag_2"),
         (f"migrations.RunSQL('ALTER TABLE {TABLE} RENAME TO rack')", f"renames the table {TABLE}"),
         (f"migrations.RunSQL(['alter table only public.{TABLE}\\nrename tag to t'])", "renames the column tag"),
@@ -119,15 +146,24 @@ def test_an_index_or_constraint_that_is_dropped_or_renamed_is_seen(project, work
     [
         'migrations.AddField("shelf", "note", models.TextField(null=True))',
         "migrations.RunSQL('DROP TABLE other')",
-        "migrations.RunSQL('ALTER TABLE other RENAME tag TO t')",
+        "migrations.RunSQL('DROP TABLE other, tag_2')",
         "migrations.RunSQL('ALTER TABLE other DROP tag')",
-        f"migrations.RunSQL('ALTER TABLE {TABLE} ALTER tag DROP DEFAULT')",
-        f"migrations.RunSQL('COMMENT ON TABLE {TABLE} IS $$DROP TABLE {TABLE};$$')",
-        "migrations.RunSQL('DROP SCHEMA other CASCADE')",
-        "migrations.RunSQL('SELECT $$')",
+        f"migrations.RunSQL('ALTER TABLE {TABLE} DROP id, DROP COLUMN note, RENAME a TO tag')",
+        f"migrations.RunSQL('ALTER TABLE {TABLE} ALTER tag SET NOT NULL, ADD CONSTRAINT tag CHECK (tag <> $$x$$)')",
+        f"migrations.RunSQL('ALTER TABLE {TABLE} ALTER tag DROP NOT NULL, ALTER owner_id SET DEFAULT 1')",
+        f"migrations.RunSQL('DROP TABLE elsewhere.{TABLE}; ALTER TABLE elsewhere.{TABLE} DROP tag')",
+        f"migrations.RunSQL('DROP TABLE \"{TABLE.title()}\"')",
+        f"migrations.RunSQL('-- DROP TABLE {TABLE};\\nSELECT $$ DROP TABLE {TABLE} $$')",
+        f"migrations.RunSQL('SELECT 1', reverse_sql='DROP TABLE {TABLE}')",
+        "migrations.RunSQL('DROP SCHEMA public; DROP SCHEMA other CASCADE')",
+        "migrations.RunSQL('this is not SQL \"')",
+        "migrations.RunSQL(migrations.RunSQL.noop)",
+        "migrations.RunSQL('ALTER TABLE other RENAME tag TO t')",
         "migrations.RunSQL('ALTER TABLE other RENAME CONSTRAINT shelf_tag TO x')",
         'migrations.RenameField("shelf", "label", "title")',
-        'migrations.AlterField("shelf", "label", models.CharField(max_length=9, db_column="tag"))',
+        'migrations.AlterField("shelf", "label", models.TextField(db_column="tag", null=True, help_text="x"))',
+        'migrations.AlterField("shelf", "owner", models.ForeignKey("Shelf", models.PROTECT))',
+        'migrations.AlterField("shelf", "id", models.IntegerField(primary_key=True))',
         'migrations.RemoveIndex("shelf", "shelf_tag")',
         'migrations.SeparateDatabaseAndState(state_operations=[migrations.DeleteModel("Shelf")])',
     ],
@@ -138,11 +174,34 @@ def test_what_it_does_not_work_on_is_no_warning(project, work, operation) -> Non
     assert warnings() == []
 
 
-def test_a_schema_that_is_dropped_is_seen(project, work) -> None:
-    work(f"CREATE INDEX CONCURRENTLY shelf_tag_2 ON public.{TABLE} (tag)")
-    project.file("0003_later", "migrations.RunSQL('DROP SCHEMA IF EXISTS public CASCADE')")
+def test_a_name_counts_with_its_schema_and_its_quotes(project, work) -> None:
+    query(f'CREATE SCHEMA archive CREATE TABLE {TABLE} (tag text, "Tag" text)')
+    try:
+        work(f'CREATE INDEX CONCURRENTLY shelf_tag_2 ON archive.{TABLE} ("Tag") WHERE length("Tag") % 2 = 0')
+        for name, sql in {
+            "0003_public": f"DROP TABLE {TABLE}; DROP TABLE public.{TABLE}; DROP SCHEMA public CASCADE",
+            "0004_folded": f"ALTER TABLE archive.{TABLE} DROP tag",
+            "0005_quoted": f'ALTER TABLE archive.{TABLE} DROP "Tag"',
+            "0006_composed": "DO $$ BEGIN EXECUTE format('DROP TABLE %I', 'other'); END $$",
+            "0007_schema": "DROP SCHEMA IF EXISTS archive CASCADE",
+        }.items():
+            project.file(name, f"migrations.RunSQL({sql!r})")
+        assert [said.partition(", which")[0] for said in warnings()] == [
+            f"bookshop.0005_quoted drops the column Tag of the table archive.{TABLE}",
+            "bookshop.0007_schema drops the schema archive with all that is in it",
+        ]
+    finally:
+        query("DROP SCHEMA archive CASCADE")
+
+
+def test_a_varchar_that_gets_wider_is_no_warning_and_a_narrower_one_is(project, work) -> None:
+    project.file("0001_shelf", MODEL.replace("TextField(db", "CharField(max_length=9, db"))
+    work()
+    for number, length in enumerate((20, None, 5), 3):
+        field = f'models.CharField(max_length={length}, db_column="tag")'
+        project.file(f"000{number}_later", f'migrations.AlterField("Shelf", "label", {field})')
     (said,) = warnings()
-    assert "drops the schema public" in said
+    assert f"bookshop.0005_later changes the type of the column tag of the table {TABLE}" in said
 
 
 def test_a_file_that_requires_it_is_no_warning(project, work) -> None:

@@ -92,6 +92,14 @@ def test_what_is_not_there_never_passes(viewer, migration):
     assert all("spelling" in reason["detail"] for reason in verdict["reasons"])
 
 
+def test_a_database_that_is_no_target_is_said_once(viewer, migration):
+    migration(name="m")
+    (reason,) = ask(viewer, prefix=["m", "m"], database="defualt").json()["reasons"]
+    assert "on database defualt, which is not a target here (there are: default, second)." in reason["detail"]
+    (reason,) = ask(viewer, name="n", database="default").json()["reasons"]
+    assert "on database default. Look" in reason["detail"]
+
+
 @pytest.fixture
 def once_after():
     """Have something done once, as by somebody else, behind this look of the gate at the migrations."""

@@ -1,4 +1,4 @@
-"""ALTER TABLE: which lock each of its actions takes; the strongest counts for the table."""
+"""ALTER TABLE: which lock each of its actions takes, the strongest counts for the table; and what it takes away."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..statements import Identifier
-from .modes import Claim, Claims, Mode, Of, strength
+from .modes import Claim, Claims, Loss, Mode, Of, strength
 from .reading import Text
 
 
@@ -14,23 +14,37 @@ def altered(text: Text) -> Claims | None:
     """Read what stands behind ALTER TABLE; None for ALL IN TABLESPACE."""
     if text.took("ALL"):
         return None
-    text.skip("IF EXISTS")
-    only, name = text.took("ONLY"), text.name()
-    actions = [_action(part, name) for part in text.parts()]
+    name, only, actions = _read(text)
     strongest = max((action.mode for action in actions), key=strength)
     below = not only and any(action.below for action in actions)
     further = tuple(claim for action in actions for claim in action.further)
     return Claims((Claim(strongest, name, below=below), *further), any(action.lasting for action in actions))
 
 
+def taken(text: Text) -> list[Loss]:
+    """Return what the actions behind ALTER TABLE take away; nothing for ALL IN TABLESPACE."""
+    if text.took("ALL"):
+        return []
+    _, _, actions = _read(text)
+    return [action.takes for action in actions if action.takes]
+
+
+def _read(text: Text) -> tuple[Identifier, bool, list[_Action]]:
+    """Read [IF EXISTS] [ONLY] table action [, ...]: the table, whether ONLY is there, the actions."""
+    text.skip("IF EXISTS")
+    only, name = text.took("ONLY"), text.name()
+    return name, only, [_action(part, name) for part in text.parts()]
+
+
 @dataclass(frozen=True)
 class _Action:
-    """One action of an ALTER TABLE. further: what it locks beside its table."""
+    """One action of an ALTER TABLE. further: what it locks beside its table. takes: what it takes away."""
 
     mode: Mode = Mode.ACCESS_EXCLUSIVE
     lasting: bool = False
     below: bool = False
     further: tuple[Claim, ...] = ()
+    takes: Loss | None = None
 
 
 def _action(text: Text, table: Identifier) -> _Action:
@@ -73,7 +87,16 @@ def _drop_action(text: Text, table: Identifier) -> _Action:
     whole = Claim(Mode.ACCESS_EXCLUSIVE, table)
     about = replace(whole, constraint=name) if constraint else replace(whole, column=name)
     locks = tuple(replace(about, of=of) for of in further)
-    return _Action(below=True, further=locks)
+    takes = _constraint("drops", name) if constraint else _column("drops", name, table)
+    return _Action(below=True, further=locks, takes=takes)
+
+
+def _constraint(verb: str, name: str) -> Loss:
+    return Loss(f"{verb} the constraint {name}", Identifier(name))
+
+
+def _column(verb: str, name: str, table: Identifier) -> Loss:
+    return Loss(f"{verb} the column {name} of the table {table}", table, name)
 
 
 def _alter_column(text: Text, table: Identifier) -> _Action:
@@ -84,7 +107,8 @@ def _alter_column(text: Text, table: Identifier) -> _Action:
     if text.took("TYPE") or text.took("SET DATA TYPE"):
         both = (Of.REFERENCED, Of.REFERENCING)
         locks = tuple(Claim(Mode.ACCESS_EXCLUSIVE, table, of, column=column) for of in both)
-        return _Action(lasting=True, below=True, further=locks)
+        takes = _column("changes the type of", column, table)
+        return _Action(lasting=True, below=True, further=locks, takes=takes)
     if text.took("SET STATISTICS") or text.took("SET (") or text.took("RESET"):
         return _Action(Mode.SHARE_UPDATE_EXCLUSIVE, below=True)
     return _Action(lasting=text.took("SET NOT NULL") or text.took("SET EXPRESSION"), below=True)
@@ -130,7 +154,12 @@ def _inherit(text: Text, table: Identifier) -> _Action:
 
 
 def _rename(text: Text, table: Identifier) -> _Action:
-    return _Action(below=not text.took("TO"))
+    if text.took("TO"):
+        return _Action(takes=Loss(f"renames the table {table}", table))
+    if text.took("CONSTRAINT"):
+        return _Action(below=True, takes=_constraint("renames", text.name().name))
+    text.took("COLUMN")
+    return _Action(below=True, takes=_column("renames", text.name().name, table))
 
 
 _ACTIONS: dict[str, Callable[[Text, Identifier], _Action]] = {

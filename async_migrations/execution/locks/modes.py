@@ -58,6 +58,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Loss:
+    """What a statement takes away from others that name it: dropped, renamed, or of another type.
+
+    what: in words. name: of the table, index or constraint; empty for all that is in its schema. column: only this one
+    of the table.
+    """
+
+    what: str
+    name: Identifier
+    column: str | None = None
+
+
+@dataclass(frozen=True)
 class Claims:
     """The locks of a statement. lasting: as long as it works with the rows, not for an instant at the catalogue."""
 

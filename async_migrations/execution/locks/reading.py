@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from sqlglot import Token
 
 from ...errors import InvalidDefinition
-from ..statements import Identifier, cut, name_at, read, words_of
+from ..statements import Identifier, name_at, read
 
 
 def text_of(sql: str) -> Text:
     """Return the text of one statement, to be read."""
     return Text(*read(sql))
-
-
-def texts_of(sql: str) -> Iterator[Text]:
-    """Yield the text of each statement. Raises InvalidDefinition."""
-    for _, tokens in cut(sql):
-        yield Text(tokens, words_of(tokens))
 
 
 class Text:

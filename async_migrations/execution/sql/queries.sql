@@ -96,6 +96,13 @@ JOIN pg_namespace AS n ON n.oid = c.relnamespace
 JOIN pg_index AS i ON i.indexrelid = c.oid
 WHERE c.oid = to_regclass(%(name)s)
 
+-- schemas_of --
+-- In which schema the search path finds each of these names, of those that it finds.
+SELECT c.relname AS name, n.nspname AS schema
+FROM unnest(%(names)s::text[]) AS wanted(name)
+JOIN pg_class AS c ON c.oid = to_regclass(quote_ident(wanted.name))
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+
 -- definition --
 SELECT pg_get_indexdef(to_regclass(%(name)s)) AS definition
 

@@ -186,6 +186,10 @@ class Command(BaseCommand):
         wanted = Wanted(options["names"], options["prefix"], options["app"], options["database"])
         if not (wanted.names or wanted.prefixes or wanted.apps):
             raise CommandError("Say which migrations: NAME, --prefix or --app.", returncode=Exit.REFUSED)
+        if not all(
+            (*wanted.names, *wanted.prefixes, *wanted.apps)
+        ):  # Of a variable that is not set; each begins with it.
+            raise CommandError("A NAME, --prefix or --app is empty. Say which migrations.", returncode=Exit.REFUSED)
         try:
             verdict = wait_at_gate(wanted, options["wait"], self.display.line)
         except KeyboardInterrupt:
