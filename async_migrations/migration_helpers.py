@@ -249,7 +249,7 @@ def require_finished(*names: str, wait: timedelta | float = 0) -> RequireFinishe
 
     Raises InvalidDefinition, a ValueError, without a name or for a time below 0.
     """
-    seconds = wait.total_seconds() if isinstance(wait, timedelta) else float(wait)
+    seconds = _in_seconds("wait", wait)
     if not names or not all(isinstance(name, str) and name for name in names):
         raise InvalidDefinition("require_finished needs the names of the migrations that have to be FINISHED.")
     if not 0 <= seconds < float("inf"):
@@ -302,8 +302,15 @@ def _window(text: str | None) -> dict[str, str]:
     return {"window": text}
 
 
+def _in_seconds(key: str, value: timedelta | float) -> float:
+    try:
+        return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    except (TypeError, ValueError) as exc:
+        raise InvalidDefinition(f"{key} is {value!r}: give a timedelta or a number of seconds.") from exc
+
+
 def _seconds(key: str, value: timedelta | float) -> float:
-    seconds = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    seconds = _in_seconds(key, value)
     if not 0 < seconds < 2**31 / 1000:  # PostgreSQL keeps it as milliseconds in 32 bits.
         raise InvalidDefinition(f"{key} is {value!r}: give a timedelta or a number of seconds, above 0.")
     return seconds

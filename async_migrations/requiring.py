@@ -150,6 +150,7 @@ def _what_to_do(reason: gate.Reason) -> str:
     if reason.state == gate.PENDING:
         return f"Wait: manage.py async_migrations wait {reason.id}"
     if reason.status == Status.STARTED:
-        return "Wait, or lift the hold: manage.py async_migrations lift, or DELETE .../async-migrations/hold."
-    verb = "resume" if reason.status == Status.PAUSED else "run"
+        return "Wait, or lift the hold."
+    forwards = reason.id is not None and lifecycle.get(reason.id).direction == Direction.FORWARDS
+    verb = "resume" if reason.status == Status.PAUSED and forwards else "run"
     return f"manage.py async_migrations {verb} {reason.id} --wait, or POST .../async-migrations/{reason.id}/{verb}"

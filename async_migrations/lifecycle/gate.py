@@ -204,7 +204,8 @@ def _unknown(wanted: Wanted, names: Collection[str], begun: Collection[str]) -> 
     for name, which in missing:
         detail = (
             f"There is no migration {which}{where}. Look at the spelling, or let `migrate` record it first. One whose "
-            "file was renamed or squashed since goes by the name under which it was recorded."
+            "file was renamed or squashed since goes by the name under which it was recorded. A file that was applied "
+            "with --fake has recorded none: go back before it with --fake, then migrate."
         )
         yield Reason(None, name, wanted.database, None, BLOCKED, detail)
 
@@ -229,8 +230,14 @@ def _holding(database: str, holds: Sequence[AsyncMigrationHold]) -> AsyncMigrati
 
 def _reason(row: AsyncMigrationStatus, holds: Sequence[AsyncMigrationHold]) -> Reason:
     hold = _holding(row.database, holds) if row.status == Status.STARTED else None
-    detail = f"It is {hold}. It goes on when that ends, or somebody lifts it." if hold else _detail(row)
+    detail = f"It is {hold}. {_when_lifted(hold)}" if hold else _detail(row)
     return Reason(row.pk, row.name, row.database, row.status, _state(row.status, row.database, holds), detail)
+
+
+def _when_lifted(hold: AsyncMigrationHold) -> str:
+    option, query = (f" --database {hold.database}", f"?database={hold.database}") if hold.database else ("", "")
+    ways = f"manage.py async_migrations lift{option}, or DELETE .../async-migrations/hold{query}"
+    return f"It goes on when that ends, or somebody lifts it: {ways}."
 
 
 def _detail(row: AsyncMigrationStatus) -> str:
@@ -239,7 +246,8 @@ def _detail(row: AsyncMigrationStatus) -> str:
     if row.status == Status.SCHEDULED:
         return "Nobody has asked for it yet: `run` does."
     if row.status == Status.PAUSED:
-        return "Somebody has paused it: `resume` goes on."
+        turned = "Its rollback is paused: `run` carries it out again."
+        return turned if backwards else "Somebody has paused it: `resume` goes on."
     if row.status == Status.ERROR:
         message = str(row.meta.get("error", {}).get("message", "no reason is recorded")).rstrip(".")
         return f"It ended in ERROR: {message}. Correct that, then `run`."
@@ -248,7 +256,7 @@ def _detail(row: AsyncMigrationStatus) -> str:
     if row.status == Status.ROLLED_BACK:
         return "It was rolled back: `run` carries it out again."
     if row.stop_requested:
-        return f"Somebody has asked to {StopRequest(row.stop_requested).value} it."
+        return f"Somebody has asked to {StopRequest(row.stop_requested).value} it: when that is done, `run` goes on."
     if backwards:
         return "It is being rolled back: when that is through, `run` carries it out again."
     if row.status == Status.STARTED:

@@ -181,8 +181,13 @@ def _runs_on(row: AsyncMigrationStatus) -> bool:
 
 
 def _ask_to_stop(row: AsyncMigrationStatus, request: StopRequest, origin: Origin) -> bool:
-    """Leave a stop request. A back-off is cut short: the worker that takes the migration next does nothing else."""
-    changes = {"stop_requested": request, "run_at": None}
+    """Leave a stop request. A back-off is cut short: the worker that takes the migration next does nothing else.
+
+    A time that somebody has asked for stays, behind a pause that may be taken back before it.
+    """
+    changes: dict[str, Any] = {"stop_requested": request}
+    if request is StopRequest.CANCEL or row.attempt:
+        changes["run_at"] = None
     before, after = audit.difference(row, changes)
     with transaction.atomic(using=conf.control_database):
         asked = _asked_as_before(row).update(**changes, updated_at=Now())

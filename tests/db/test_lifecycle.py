@@ -212,6 +212,16 @@ class TestPausing:
         asked = lifecycle.pause(row.pk, ALICE).migration
         assert (asked.status, asked.stop_requested) == (Status.STARTED, "pause")
 
+    def test_a_time_that_was_asked_for_outlives_a_pause_that_is_taken_back(self, migration) -> None:
+        row, lease = begun(migration)
+        lifecycle.fail(lease, ExecutionError(code="syntax_error", message="no"))
+        tonight = timezone.now() + timedelta(hours=1)
+        lifecycle.run(row.pk, ALICE, run_at=tonight)
+        asked = lifecycle.pause(row.pk, ALICE).migration
+        assert (asked.stop_requested, asked.run_at) == ("pause", tonight)
+        assert lifecycle.claim(row.pk, "worker") is None
+        assert lifecycle.resume(row.pk, ALICE).migration.run_at == tonight
+
     def test_it_rests_without_a_pace(self, migration) -> None:
         row, lease = begun(migration)
         lifecycle.renew(lease, progress_done=5, eta_seconds=4, progress_rate=1.0)

@@ -75,15 +75,30 @@ def test_it_stops_until_somebody_has_run_it(project, scheduling) -> None:
     assert (applied(), query("SELECT sum(n) FROM book")) == (["0001_idx", "0002_later"], [(500,)])
 
 
+def paused_on_the_way_back(pk: int) -> None:
+    lifecycle.run(pk, ORIGIN)
+    tasks.carry_out(pk)
+    lifecycle.rollback(pk, ORIGIN)
+    lifecycle.pause(pk, ORIGIN)
+    tasks.carry_out(pk)
+    assert lifecycle.get(pk).status == "PAUSED"
+
+
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
         (lambda pk: lifecycle.run(pk, ORIGIN), "async_migrations wait"),
         (lambda pk: (lifecycle.run(pk, ORIGIN), lifecycle.pause(pk, ORIGIN)), "async_migrations resume"),
         (lambda pk: lifecycle.cancel(pk, ORIGIN), "async_migrations run"),
-        (lambda pk: (lifecycle.run(pk, ORIGIN), lifecycle.set_hold("", "incident", ORIGIN)), "async_migrations lift"),
+        (lambda pk: (lifecycle.run(pk, ORIGIN), lifecycle.set_hold("", "incident", ORIGIN)), "lift, or DELETE"),
+        (
+            lambda pk: (lifecycle.run(pk, ORIGIN), lifecycle.set_hold("default", "incident", ORIGIN)),
+            r"lift --database default, or DELETE .*\?database=default",
+        ),
+        (lambda pk: paused_on_the_way_back(pk), "async_migrations run"),
+        (lambda pk: (paused_on_the_way_back(pk), lifecycle.resume(pk, ORIGIN)), "`run` carries it out again"),
     ],
-    ids=["in line", "paused", "cancelled", "held"],
+    ids=["in line", "paused", "cancelled", "held", "its database held", "paused backwards", "going backwards"],
 )
 def test_the_error_says_what_to_do(project, scheduling, ask, says) -> None:
     name = project.sql("0001_idx", BUILD, DROP)
@@ -294,7 +309,8 @@ def test_it_can_be_written_into_a_squashed_file() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "options"), [((), {}), (("",), {}), (("a",), {"wait": -1}), (("a",), {"wait": float("inf")})]
+    ("names", "options"),
+    [((), {}), (("",), {}), *((("a",), {"wait": wait}) for wait in (-1, float("inf"), None, "x"))],
 )
 def test_nonsense_is_refused(names, options) -> None:
     with pytest.raises(InvalidDefinition):
