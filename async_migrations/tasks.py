@@ -104,10 +104,7 @@ def _carry_out_first(beside: int) -> bool:
     if heartbeat.shutdown.is_set() or (lease := lifecycle.claim_first(beside, _worker_name())) is None:
         return False
     with _under_way.on(lease.migration.database):
-        outcome = executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
-    # Two that wait for the same table would call each other up without end.
-    if conf.max_running_per_database > 1 and not isinstance(outcome, executor.NotItsTurn):
-        lifecycle.call_up(lease.migration.database)
+        executor.execute(lease, partial(_ask_for_help, pk=lease.pk))
     if heartbeat.shutdown.is_set():
         _send(lease.pk)  # If it was given back, somebody else may begin with it at once.
     return True
@@ -143,7 +140,8 @@ def _send(pk: int) -> None:
 
 
 def _send_row(row: AsyncMigrationStatus) -> None:
-    if row.run_at is not None and row.run_at > timezone.now():
+    to_stop = row.stop_requested and not row.attempt
+    if row.run_at is not None and row.run_at > timezone.now() and not to_stop:
         return  # What has a time to begin at is sent by the reconciler when it has come.
     if not broker_is_configured():
         _carry_out_here(row.pk)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 from ..lifecycle import Lease
@@ -36,6 +37,7 @@ class Attempt:
     leftovers: indexes that would be left INVALID if it ended now. reindexed: tables (oids) whose REINDEX CONCURRENTLY
     would leave such. session: what is left open because all went well. proven: the last statement's event, and
     counted: the progress of a backfill, which are written together with the end. advanced: a backfill has got on in it.
+    reserved: it has kept others off a table.
     """
 
     lease: Lease
@@ -48,6 +50,7 @@ class Attempt:
     current: int | None = None
     session: Session | None = None
     advanced: bool = False
+    reserved: bool = False
     counted: dict[str, Any] = field(default_factory=dict)
     proven: tuple[tuple[str, dict[str, Any]], ...] = ()
 
@@ -60,6 +63,10 @@ class Attempt:
     def lock_key(self) -> str:
         """The advisory lock of the migration; PostgreSQL keeps it per database."""
         return advisory_key(self.migration.name)
+
+    def still_done(self, marked: Iterable[str]) -> list[str]:
+        """Return the digests that are marked as done, as far as the statements are still those of the file."""
+        return [digest for digest, _ in takewhile(_is_same, zip(marked, self.statements, strict=False))]
 
     @property
     def is_last(self) -> bool:
@@ -83,6 +90,11 @@ class Attempt:
             raise Interrupted
 
 
+def _is_same(pair: tuple[str, Statement]) -> bool:
+    digest, statement = pair
+    return digest == statement.digest
+
+
 def advisory_key(name: str) -> str:
     """Return the text from which the advisory lock of a migration is made."""
     return f"async_migrations:{name}"
@@ -97,5 +109,17 @@ def reserve(session: Session, tables: Iterable[int]) -> bool:
     """Keep other builds of ours off these tables (oids) as long as the session lasts; False: one is at work there.
 
     Two on one table, or a session that waits for its lock while one is at work, end in a deadlock and an INVALID index.
+    Partitions of one table do not keep each other away, but the whole of it and each of them do: with one lock for each
+    level above, for there may be thousands below.
     """
-    return all(session.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"] for oid in tables)
+    for oid in tables:
+        above = session.all("ancestors", oid=oid)
+        if not _locked(session, "try_advisory_lock", oid) or not all(
+            _locked(session, "try_shared_lock", row["oid"]) for row in above
+        ):
+            return False
+    return True
+
+
+def _locked(session: Session, how: str, oid: int) -> bool:
+    return bool(session.one(how, key=table_key(oid))["locked"])

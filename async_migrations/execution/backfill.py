@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from .. import counting, lifecycle, tracing
 from ..conf import conf
-from ..errors import ExecutionError, LeaseLost
+from ..errors import ExecutionError, InvalidDefinition, LeaseLost
 from ..states import Status
 from . import verify
 from .attempt import Attempt, Interrupted, reserve
@@ -51,11 +51,12 @@ def carry_out(attempt: Attempt, session: Session, nudge: Nudge) -> None:
         attempt.counted = {"quarantined": 0}
         return
     attempt.current = 1
-    walked = keyset(session, definition.table, definition.key)
-    require_in_place(definition, walked)
     try:
+        attempt.go_on()
+        walked = keyset(session, definition.table, definition.key)
+        require_in_place(definition, walked)
         _Backfill(attempt, session, definition, walked, lanes, nudge).carry_out()
-    except (Interrupted, ExecutionError) as exc:
+    except (Interrupted, InvalidDefinition, ExecutionError) as exc:
         if attempt.heartbeat.stop in (Stop.CANCEL, Stop.PAUSE) or _is_final(attempt, exc):
             _shut(attempt)
         raise
@@ -71,7 +72,9 @@ def _shut(attempt: Attempt) -> None:
 
 
 def _is_final(attempt: Attempt, exc: Exception) -> bool:
-    return isinstance(exc, ExecutionError) and (attempt.is_last or not exc.retryable)
+    if isinstance(exc, Interrupted):
+        return False
+    return attempt.is_last or not (isinstance(exc, ExecutionError) and exc.retryable)
 
 
 def help_out(pk: int, worker: str) -> None:
@@ -163,8 +166,8 @@ class _Backfill:
         self._end()
 
     def _analyze(self) -> None:
-        heartbeat = self._attempt.heartbeat
-        while not reserve(self._session, self._tables()):
+        heartbeat, tables = self._attempt.heartbeat, self._tables()
+        while not reserve(self._session, tables):
             heartbeat.phase = "waits for its turn to analyze the table: another migration is at work on it"
             self._orders.pause(_LOOK_SECONDS)
         heartbeat.phase = "analyzing the table"

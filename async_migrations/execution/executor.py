@@ -10,7 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -65,8 +65,8 @@ class NotItsTurn:
 Outcome = Succeeded | Stopped | Failed | NotItsTurn
 
 
-def execute(lease: Lease, nudge: Nudge) -> Outcome:
-    """Carry out one attempt, write down how it ended, and return it. Raises nothing: whatever happens ends in the row.
+def execute(lease: Lease, nudge: Nudge) -> None:
+    """Carry out one attempt and write down how it ended. Raises nothing: whatever happens ends in the row.
 
     nudge: asks so many other workers to help with the lanes of this migration.
     """
@@ -77,7 +77,6 @@ def execute(lease: Lease, nudge: Nudge) -> Outcome:
         outcome = _execute(lease, nudge)
         error = outcome.error.code if isinstance(outcome, Failed) else None
         mark({"outcome": type(outcome).__name__, tracing.ERROR: error})
-    return outcome
 
 
 def _execute(lease: Lease, nudge: Nudge) -> Outcome:
@@ -91,6 +90,9 @@ def _execute(lease: Lease, nudge: Nudge) -> Outcome:
         sessions.give_back(cleared)
     elif cleared is not None:  # Somebody else has the migration now, and may be cancelling what we left.
         cleared.close()
+    if attempt.reserved and not isinstance(outcome, NotItsTurn):  # Two that wait would call each other without end.
+        with suppress(DatabaseError, InterfaceError):  # They look again by themselves.
+            lifecycle.call_up(lease.migration.database)
     return outcome
 
 
@@ -176,7 +178,9 @@ def _wait_for_lock(attempt: Attempt, session: Session) -> None:
     or the `migrate` that is not through yet. Both are waited for, never doubled.
     """
     heartbeat = attempt.heartbeat
-    while not session.one("try_advisory_lock", key=attempt.lock_key)["pg_try_advisory_lock"]:
+    while not session.one("try_advisory_lock", key=attempt.lock_key)["locked"]:
+        if shutdown.is_set() and heartbeat.stop is Stop.PAUSE:
+            raise Postponed("waits for the session that still carries this migration out", 0)  # It is not PAUSED yet.
         if heartbeat.stop not in (None, Stop.PAUSE) or shutdown.is_set():
             raise Interrupted
         holders = session.all("advisory_lock_holder", key=attempt.lock_key)
@@ -203,10 +207,7 @@ def _take_checkpoint(attempt: Attempt, session: Session) -> None:
         direction=migration.direction,
     )
     attempt.begun = taken["begun"]
-    for digest, statement in zip(taken["done"], attempt.statements, strict=False):
-        if digest != statement.digest:
-            break
-        attempt.done.append(digest)
+    attempt.done = attempt.still_done(taken["done"])
     if attempt.done:
         lifecycle.note(attempt.lease, "resumed", statements_done=len(attempt.done))
 
@@ -220,7 +221,7 @@ def clean_up(attempt: Attempt, outcome: Outcome) -> Outcome:
         return outcome
     cancelled = outcome == Stopped(Stop.CANCEL)
     try:
-        remove_leftovers(attempt, orphans=cancelled)
+        remove_leftovers(attempt, cancelled=cancelled)
     except (Interrupted, LeaseLost) as exc:
         return Stopped(Stop.LEASE_LOST if isinstance(exc, LeaseLost) else Stop.SHUTDOWN) if cancelled else outcome
     except Exception as exc:

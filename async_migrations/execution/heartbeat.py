@@ -21,7 +21,7 @@ from .. import lifecycle
 from ..conf import conf
 from ..errors import ExecutionError, LeaseLost
 from ..lifecycle import Lease
-from ..states import StopRequest
+from ..states import Kind, StopRequest
 from . import guard
 from .sampling import Sampler
 from .session import Backend, Session
@@ -251,6 +251,8 @@ class Heartbeat:
             blockers = self._connection().all("blockers", pid=followed)
             if self.report:
                 counted = self._counted(self.report)
+            elif self.lease.migration.kind == Kind.BACKFILL:  # Its own count is still to come.
+                counted = {}
             else:  # Of a backend that is not ours nothing is known but what it is building.
                 counted = self._progress(report) if self._backend or report else {}
         except ExecutionError:

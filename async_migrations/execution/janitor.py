@@ -23,7 +23,7 @@ from ..lifecycle import Origin
 from ..models import AsyncMigrationStatus
 from ..states import Status
 from . import verify
-from .attempt import advisory_key, table_key
+from .attempt import advisory_key, reserve
 from .session import Session
 from .statements import Identifier, parse
 
@@ -124,15 +124,15 @@ def _look(session: Session, alias: str, schema: str, name: str) -> Leftover | No
 
 def _reserve(session: Session, found: Leftover) -> None:
     """Take the advisory locks that an attempt of the same migration, or a build on the same table, takes."""
-    keys = [table_key(row["oid"]) for row in session.all("tables_of", names=[found.table])]
-    if found.migration is not None:
-        keys.append(advisory_key(lifecycle.get(found.migration).name))
-    for key in keys:
-        if not session.one("try_advisory_lock", key=key)["pg_try_advisory_lock"]:
-            raise NotALeftover(
-                f"A migration is at work on {found.table} or on the index {found.schema}.{found.name}. It stays; "
-                "look again when that migration has ended."
-            )
+    free = reserve(session, [row["oid"] for row in session.all("tables_of", names=[found.table])])
+    if free and found.migration is not None:
+        key = advisory_key(lifecycle.get(found.migration).name)
+        free = session.one("try_advisory_lock", key=key)["locked"]
+    if not free:
+        raise NotALeftover(
+            f"A migration is at work on {found.table} or on the index {found.schema}.{found.name}. It stays; "
+            "look again when that migration has ended."
+        )
 
 
 def _tell(found: Leftover, origin: Origin) -> None:

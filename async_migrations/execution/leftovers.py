@@ -20,23 +20,22 @@ from .statements import Effect, Identifier, Index, IndexAction
 logger = logging.getLogger("async_migrations")
 
 
-def remove_leftovers(attempt: Attempt, *, orphans: bool) -> None:
+def remove_leftovers(attempt: Attempt, *, cancelled: bool) -> None:
     """Drop the INVALID index that this attempt made and did not finish, by building it or by dropping it.
 
-    orphans: also end what earlier attempts left running, and drop what those built.
+    cancelled: also end what earlier attempts left running, drop what those built, and wait for others that may be at
+    work on it: then nothing is left.
 
     On a connection of its own, for a cancel may still be on its way to the first. Raises ExecutionError, LeaseLost, and
     Interrupted where another worker has to go on with it.
     """
     attempt.heartbeat.phase = "removing leftovers"
-    # A build of ours that came to its end as the cancel arrived is whole, but nothing says that it is done.
-    cancelled = attempt.heartbeat.stop is Stop.CANCEL
     for index in attempt.leftovers:
-        _remove(attempt, index, whole=cancelled and index.action is IndexAction.CREATE)
-    if orphans:
+        _remove(attempt, index, cancelled=cancelled)
+    if cancelled:
         _end_orphans(attempt)
     if attempt.reindexed:
-        _sweep(attempt)
+        _sweep(attempt, cancelled=cancelled)
 
 
 def leftovers_stay(cause: ExecutionError) -> ExecutionError:
@@ -70,7 +69,7 @@ def _end_orphans(attempt: Attempt) -> None:
         _await_lock(attempt, session)
         index = _left_by_orphan(attempt, session)
     if index is not None:
-        _remove(attempt, index, whole=index.action is IndexAction.CREATE)
+        _remove(attempt, index, cancelled=True)
 
 
 def _await_lock(attempt: Attempt, session: Session) -> None:
@@ -92,7 +91,7 @@ def _left_by_orphan(attempt: Attempt, session: Session) -> Index | None:
     Of a REINDEX CONCURRENTLY the tables are noted instead, to be swept.
     """
     marks = session.one("begun", name=attempt.migration.name, migration_id=attempt.lease.pk)
-    done, begun = marks.get("done", []), marks.get("begun")
+    done, begun = attempt.still_done(marks.get("done", [])), marks.get("begun")
     session.set_all(attempt.migration.options.get("settings", {}))
     for statement in attempt.statements:
         if statement.effect is Effect.SESSION:
@@ -106,31 +105,40 @@ def _left_by_orphan(attempt: Attempt, session: Session) -> Index | None:
     return None
 
 
-def _sweep(attempt: Attempt) -> None:
+def _sweep(attempt: Attempt, *, cancelled: bool) -> None:
     with _session(attempt) as session:
-        while session.all("reindexed", tables=attempt.reindexed):
-            if reserve(session, attempt.reindexed):
-                swept = verify.sweep(session, attempt.reindexed)
-                lifecycle.note(attempt.lease, "leftover_removed", indexes=swept)
-                return
-            _await_turn(attempt)
+        turn = _Turn(attempt)
+        while left := session.all("reindexed", tables=attempt.reindexed):
+            if all(row["busy"] for row in left):
+                if not cancelled:
+                    return
+                turn.wait_for_others("what a REINDEX has left", [])
+            elif reserve(session, attempt.reindexed):
+                lifecycle.note(attempt.lease, "leftover_removed", indexes=verify.sweep(session, attempt.reindexed))
+            else:
+                turn.wait()
 
 
-def _remove(attempt: Attempt, index: Index, *, whole: bool = False) -> None:
-    """Drop an index that is INVALID and that nobody builds; `whole`: also one that is valid."""
+def _remove(attempt: Attempt, index: Index, *, cancelled: bool) -> None:
+    """Drop an index that is INVALID and that nobody builds.
+
+    cancelled: also one that is valid. A build of ours that came to its end as the cancel arrived is whole, but nothing
+    says that it is done.
+    """
+    whole = cancelled and index.action is IndexAction.CREATE
     with _session(attempt) as session:
+        turn = _Turn(attempt)
         while found := _left(session, index, whole=whole):
             if busy := verify.builders(session, found):
-                if attempt.heartbeat.stop is not Stop.CANCEL:
+                if not cancelled:
                     return  # Whoever tries again repairs it; CANCELLED says that nothing is left.
-                attempt.heartbeat.waiting_on = busy
-                _await_turn(attempt, "another session may be at work on the index")
-            elif reserve(session, verify.tables_of(session, [Identifier(found.name, found.schema)])):
+                turn.wait_for_others(f"the index {found.name}", busy)
+            elif not reserve(session, verify.tables_of(session, [Identifier(found.name, found.schema)])):
+                turn.wait()
+            elif found == _left(session, index, whole=whole):  # Behind the lock nobody of ours changes it any more.
                 verify.drop(session, found)
                 lifecycle.note(attempt.lease, "leftover_removed", index=str(index.name))
                 return
-            else:
-                _await_turn(attempt)
 
 
 def _left(session: Session, index: Index, *, whole: bool) -> verify.FoundIndex | None:
@@ -160,9 +168,27 @@ def _is_ours(attempt: Attempt, holder: dict[str, Any]) -> bool:
     return bool(holder["application_name"].startswith(_ours(attempt)))
 
 
-def _await_turn(attempt: Attempt, why: str = "another migration is at work on the table") -> None:
-    attempt.heartbeat.phase = f"waits for its turn to remove leftovers: {why}"
-    _wait(attempt)
+class _Turn:
+    """Waits until leftovers can be removed without ending what others do: for ours for ever, for others for a lease."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt, self._deadline = attempt, time.monotonic() + conf.lease_seconds
+
+    def wait(self, why: str = "another migration is at work on the table") -> None:
+        self._attempt.heartbeat.phase = f"waits for its turn to remove leftovers: {why}"
+        _wait(self._attempt)
+
+    def wait_for_others(self, what: str, busy: list[dict[str, Any]]) -> None:
+        """Wait for sessions of others. Raises ExecutionError."""
+        if time.monotonic() > self._deadline:
+            raise ExecutionError(
+                code="leftovers_stay",
+                message=f"Another session holds a lock of the table, and may be at work on {what}.",
+                detail="; ".join(f"pid {each['pid']}, {each['application_name']!r}, {each['query']}" for each in busy),
+                retryable=True,
+            )
+        self._attempt.heartbeat.waiting_on = busy
+        self.wait("another session may be at work on the index")
 
 
 def _wait(attempt: Attempt) -> None:

@@ -106,6 +106,7 @@ def _reserved_tables(attempt: Attempt, session: Session, statement: Statement) -
     tables = verify.tables_of(session, statement.relations)
     if not reserve(session, tables):
         raise Postponed(f"{lifecycle.BEHIND}{statement.relations[0]}", _until_next_look(attempt))
+    attempt.reserved = True
     return tables
 
 

@@ -83,7 +83,7 @@ def builders(session: Session, found: FoundIndex, *, perhaps: bool = True) -> li
 
 
 def tables_of(session: Session, names: Iterable[Identifier]) -> dict[int, int]:
-    """Return the tables, partitions as well, that names of tables or indexes mean in this session: oid to bytes."""
+    """Return the tables that names of tables or indexes mean in this session: oid to bytes."""
     return {row["oid"]: row["bytes"] for row in session.all("tables_of", names=[quoted(name) for name in names])}
 
 
@@ -147,8 +147,12 @@ def drop(session: Session, found: FoundIndex) -> None:
 
 
 def sweep(session: Session, tables: list[int]) -> list[str]:
-    """Drop what a REINDEX CONCURRENTLY of these tables (oids) left behind; return the names. Raises ExecutionError."""
-    left = [Identifier(row["name"], row["schema"]) for row in session.all("reindexed", tables=tables)]
+    """Drop what a REINDEX CONCURRENTLY of these tables (oids) left behind and nobody is at work on; return the names.
+
+    Raises ExecutionError.
+    """
+    found = session.all("reindexed", tables=tables)
+    left = [Identifier(row["name"], row["schema"]) for row in found if not row["busy"]]
     for name in left:
         session.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {quoted(name)}")
     return [str(name) for name in left]

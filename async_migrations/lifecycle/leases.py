@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from django.db import IntegrityError
 from django.db.models import F, Q, QuerySet, Subquery, Value
+from django.utils import timezone
 
 from .. import states
 from ..conf import conf
@@ -168,7 +169,9 @@ def paused(lease: Lease) -> None:
 
     Where the request was taken back meanwhile, or a cancel took its place, the migration is given back instead.
     """
-    changes: dict[str, Any] = {"stop_requested": None, "run_at": None, "attempt": lease.attempt - 1}
+    later = lease.migration.run_at
+    run_at = later if later and later > timezone.now() else None
+    changes: dict[str, Any] = {"stop_requested": None, "run_at": run_at, "attempt": lease.attempt - 1}
     changes |= {"progress_rate": None, "eta_seconds": None}
     row, still_asked = copy(lease.migration), Q(stop_requested=StopRequest.PAUSE)
     if not move(states.PAUSE, row, Status.PAUSED, Origin(lease.worker), still_asked, **_UNLEASED | changes):
@@ -225,7 +228,7 @@ def reap() -> list[int]:
     """Take the lease from every worker that has been silent for too long; return what is in line again."""
     again = []
     for row in rows().filter(status=Status.IN_PROGRESS, lease_expires_at__lt=NOW):
-        anew = row.attempt >= row.max_attempts > 1 and _has_got_on(row)
+        anew = row.attempt > 1 and row.max_attempts > 1 and _has_got_on(row)
         used_up = row.attempt >= row.max_attempts and not row.stop_requested and not anew
         changes: dict[str, Any] = {"dispatched_at": None}
         if used_up:
@@ -248,9 +251,7 @@ def _has_got_on(row: AsyncMigrationStatus) -> bool:
     """Whether a backfill has got on in the attempt that it is in: then that counts as the first."""
     if row.kind != Kind.BACKFILL:
         return False
-    events = AsyncMigrationEvent.objects.using(conf.control_database).filter(
-        migration_id=row.pk, kind=states.CLAIM.name
-    )
+    events = AsyncMigrationEvent.objects.using(conf.control_database).filter(migration_id=row.pk)
     claims = events.filter(kind=states.CLAIM.name).order_by("-id").values_list("detail", flat=True)
     return (row.progress_done or 0) > int((claims.first() or {}).get("rows_done", 0))
 

@@ -71,7 +71,8 @@ def note_held() -> None:
     for database in of_held.values_list("database", flat=True):
         if (hold := held(database)) is not None:
             says = {"phase": str(hold)[:255], "dispatched_at": _long_ago()}
-            waiting(database).exclude(phase=says["phase"]).order_by().update(**says, updated_at=Now())
+            kept_back = waiting(database).filter(is_kept_back()).exclude(phase=says["phase"])
+            kept_back.order_by().update(**says, updated_at=Now())
 
 
 def mark_dispatched(row: AsyncMigrationStatus) -> bool:
@@ -90,7 +91,8 @@ def _long_ago() -> Any:
 
 
 def due() -> Q:
-    return Q(run_at=None) | Q(run_at__lte=Now())
+    # A stop is obeyed before the time to begin; not before a back-off is over, for what failed may fail again.
+    return Q(run_at=None) | Q(run_at__lte=Now()) | Q(stop_requested__isnull=False, attempt=0)
 
 
 def with_taken(waiting: QuerySet[AsyncMigrationStatus]) -> Any:

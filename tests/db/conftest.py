@@ -64,7 +64,7 @@ def at_work_on(table: str) -> Iterator[None]:
     """Have another migration at work on a table, as far as ours can tell."""
     with Session("default", "async-migrations/0/1") as other:
         ((oid,),) = query(f"SELECT '{table}'::regclass::oid::bigint")
-        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+        assert other.one("try_advisory_lock", key=table_key(oid))["locked"]
         yield
 
 

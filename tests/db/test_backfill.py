@@ -422,7 +422,7 @@ def test_the_table_is_not_analyzed_while_another_migration_builds_on_it(backfill
     row = backfill(**FILL, analyze=True)
     (oid,) = query("SELECT 'book'::regclass::oid::bigint")[0]
     with Session("default", "async-migrations/0/1") as other:
-        assert other.one("try_advisory_lock", key=table_key(oid))["pg_try_advisory_lock"]
+        assert other.one("try_advisory_lock", key=table_key(oid))["locked"]
         worker = threading.Thread(target=_carry_out, args=[row.pk])
         lifecycle.run(row.pk, Origin("test"))
         worker.start()

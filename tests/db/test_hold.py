@@ -212,6 +212,16 @@ def test_what_was_given_back_is_stopped_although_it_is_held(migration, book, ver
     assert lifecycle.get(pk).status == end
 
 
+def test_what_is_to_be_stopped_does_not_say_that_it_is_held(migration) -> None:
+    kept, stopped = (started(migration, name=name) for name in ("kept", "stopped"))
+    lifecycle.rows().filter(pk=stopped).update(has_run=True)
+    hold()
+    lifecycle.cancel(stopped, ALICE)
+    lifecycle.note_held()
+    assert lifecycle.get(kept).phase == "held by alice: incident 7"
+    assert lifecycle.get(stopped).phase == ""
+
+
 def test_a_hold_on_another_database_stops_nothing(migration, book) -> None:
     pk = started(migration, f"{LOCKED}; SELECT 1")
     with at_work(pk):

@@ -12,8 +12,8 @@ from django.utils import timezone
 
 from async_migrations import lifecycle, tasks
 from async_migrations.errors import ExecutionError
-from async_migrations.execution import steps
-from async_migrations.execution.attempt import advisory_key
+from async_migrations.execution import heartbeat, steps, verify
+from async_migrations.execution.attempt import advisory_key, reserve
 from async_migrations.execution.session import Session
 from async_migrations.execution.statements import Effect, parse
 from async_migrations.lifecycle import Lease, Origin
@@ -51,7 +51,7 @@ class Beside(threading.Thread):
 def begin(session: Session, lease: Lease, statement: str) -> None:
     """Take the lock and the checkpoint as an attempt does, and mark a statement as begun where an attempt does."""
     row, (begun,) = lease.migration, parse(statement)
-    assert session.one("try_advisory_lock", key=advisory_key(row.name))["pg_try_advisory_lock"]
+    assert session.one("try_advisory_lock", key=advisory_key(row.name))["locked"]
     whose = {"name": row.name, "token": str(lease.token)}
     session.one("take_checkpoint", **whose, migration_id=row.pk, direction=row.direction)
     if begun.effect is Effect.CATALOGUE:
@@ -195,7 +195,7 @@ def test_a_cancel_that_finds_somebody_elses_session_says_so(migration, settings)
     lose(claimed(row))
     lifecycle.cancel(row.pk, Origin("test"))
     with Session("default", "psql") as other:
-        assert other.one("try_advisory_lock", key=advisory_key(row.name))["pg_try_advisory_lock"]
+        assert other.one("try_advisory_lock", key=advisory_key(row.name))["locked"]
         Beside(row.pk).end()
         now = lifecycle.get(row.pk)
         assert (now.status, now.meta["error"]["code"]) == (Status.ERROR, "leftovers_stay")
@@ -230,6 +230,93 @@ def test_a_cancel_removes_what_the_reindex_of_another_attempt_leaves(migration, 
     assert lifecycle.get(row.pk).status == Status.CANCELLED
     assert remains() == []
     assert "leftover_removed" in kinds(row)
+
+
+def test_a_cancel_finds_what_was_begun_although_the_file_was_shortened(migration) -> None:
+    row = migration(f"SELECT 1; SELECT 2; {BUILD}")
+    lease = claimed(row)
+    with Session("default", "earlier") as session:
+        begin(session, lease, BUILD)
+        done = [statement.digest for statement in parse("SELECT 1; SELECT 2")]
+        session.change("mark_done", name=row.name, token=str(lease.token), done=done)
+    lifecycle.rows().filter(pk=row.pk).update(sql_forwards=BUILD)
+    with orphan(lease, BUILD):
+        lose(lease)
+        lifecycle.cancel(row.pk, Origin("test"))
+        worker = Beside(row.pk)
+        eventually(lambda: not building())
+    worker.end()
+    assert lifecycle.get(row.pk).status == Status.CANCELLED
+    assert index_is_valid("book_title_idx") is None
+
+
+def test_a_worker_that_is_to_end_does_not_say_paused_while_an_orphan_runs(migration, monkeypatch) -> None:
+    row = migration(BUILD)
+    lease = claimed(row)
+    with Session("default", f"async-migrations/{row.pk}/1") as other:
+        begin(other, lease, BUILD)
+        lose(lease)
+        lifecycle.pause(row.pk, Origin("test"))
+        worker = Beside(row.pk)
+        eventually(lambda: "waiting_for_session" in kinds(row))
+        heartbeat.shutdown.set()
+        try:
+            worker.end()
+        finally:
+            heartbeat.shutdown.clear()
+        now = lifecycle.get(row.pk)
+        assert (now.status, now.stop_requested) == (Status.STARTED, "pause")
+    tasks.carry_out(row.pk)
+    assert lifecycle.get(row.pk).status == Status.PAUSED
+
+
+def test_what_a_reindex_of_somebody_else_may_be_at_work_on_is_left_alone(migration) -> None:
+    query("CREATE INDEX book_title_ccnew ON book (title)")
+    query("UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'book_title_ccnew'::regclass")
+    row = migration("REINDEX TABLE CONCURRENTLY book")
+    with Session("default", "psql") as other:
+        tables = [row["oid"] for row in other.all("tables_of", names=["book"])]
+        with held("LOCK TABLE book IN SHARE UPDATE EXCLUSIVE MODE"):
+            assert verify.sweep(other, tables) == []
+        assert remains() == [("book_title_ccnew",)]
+        assert verify.sweep(other, tables) == ["public.book_title_ccnew"]
+    assert lifecycle.get(row.pk).status == Status.SCHEDULED
+
+
+def test_a_cancel_does_not_wait_for_ever_for_somebody_else(migration, settings) -> None:
+    settings.ASYNC_MIGRATIONS_LEASE_SECONDS = 1
+    row = migration("CREATE UNIQUE INDEX CONCURRENTLY book_n_idx ON book (n)", max_attempts=1)
+    lease = claimed(row)
+    with Session("default", f"async-migrations/{row.pk}/1") as session:
+        begin(session, lease, row.sql_forwards)
+        with pytest.raises(ExecutionError, match="could not create unique index"):
+            session.execute(row.sql_forwards)
+    lose(lease)
+    lifecycle.cancel(row.pk, Origin("test"))
+    with somebody_else():
+        Beside(row.pk).end()
+        now = lifecycle.get(row.pk)
+        assert (now.status, now.meta["error"]["code"]) == (Status.ERROR, "leftovers_stay")
+        assert "may be at work on the index book_n_idx" in now.meta["error"]["message"]
+    assert index_is_valid("book_n_idx") is False
+
+
+@pytest.mark.usefixtures("library")
+def test_the_whole_of_a_table_and_its_partitions_keep_each_other_away_and_these_not_one_another() -> None:
+    query("CREATE TABLE library_2 PARTITION OF library FOR VALUES FROM (10) TO (19)")
+
+    def oids(*names: str) -> list[int]:
+        return [query(f"SELECT '{name}'::regclass::oid::bigint")[0][0] for name in names]
+
+    (whole,), (first, second) = oids("library"), oids("library_1", "library_2")
+    with Session("default", "a") as a, Session("default", "b") as b:
+        assert reserve(a, [first])
+        assert reserve(b, [second])
+        assert not reserve(b, [whole])
+        assert not reserve(b, [first])
+    with Session("default", "a") as a, Session("default", "b") as b:
+        assert reserve(a, [whole])
+        assert not reserve(b, [first])
 
 
 def remains() -> list[tuple]:

@@ -212,15 +212,19 @@ class TestPausing:
         asked = lifecycle.pause(row.pk, ALICE).migration
         assert (asked.status, asked.stop_requested) == (Status.STARTED, "pause")
 
-    def test_a_time_that_was_asked_for_outlives_a_pause_that_is_taken_back(self, migration) -> None:
+    def test_a_time_that_was_asked_for_outlives_a_pause(self, migration) -> None:
         row, lease = begun(migration)
         lifecycle.fail(lease, ExecutionError(code="syntax_error", message="no"))
         tonight = timezone.now() + timedelta(hours=1)
         lifecycle.run(row.pk, ALICE, run_at=tonight)
         asked = lifecycle.pause(row.pk, ALICE).migration
         assert (asked.stop_requested, asked.run_at) == ("pause", tonight)
-        assert lifecycle.claim(row.pk, "worker") is None
+        lease = lifecycle.claim(row.pk, "worker")
+        assert lease is not None, "it is stopped at once"
+        lifecycle.paused(lease)
+        assert lifecycle.get(row.pk).status == Status.PAUSED
         assert lifecycle.resume(row.pk, ALICE).migration.run_at == tonight
+        assert lifecycle.claim(row.pk, "worker") is None
 
     def test_it_rests_without_a_pace(self, migration) -> None:
         row, lease = begun(migration)

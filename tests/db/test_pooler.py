@@ -230,7 +230,7 @@ def test_it_is_refused_while_others_use_the_same_pool(pooler) -> None:
 def test_a_pool_in_session_mode_is_taken(pooler) -> None:
     pooler("session")
     with Session("default", "async-migrations/1/1") as taken:
-        assert taken.one("try_advisory_lock", key="x")["pg_try_advisory_lock"]
+        assert taken.one("try_advisory_lock", key="x")["locked"]
         # What a cancel goes by is what the server knows this session as.
         found = query(f"SELECT application_name FROM pg_stat_activity WHERE pid = {taken.backend.pid}")
         assert found == [(taken.backend.application_name,)]

@@ -84,6 +84,11 @@ def paused_on_the_way_back(pk: int) -> None:
     assert lifecycle.get(pk).status == "PAUSED"
 
 
+def going_back(pk: int) -> None:
+    paused_on_the_way_back(pk)
+    lifecycle.resume(pk, ORIGIN)
+
+
 @pytest.mark.parametrize(
     ("ask", "says"),
     [
@@ -95,8 +100,8 @@ def paused_on_the_way_back(pk: int) -> None:
             lambda pk: (lifecycle.run(pk, ORIGIN), lifecycle.set_hold("default", "incident", ORIGIN)),
             r"lift --database default, or DELETE .*\?database=default",
         ),
-        (lambda pk: paused_on_the_way_back(pk), "async_migrations run"),
-        (lambda pk: (paused_on_the_way_back(pk), lifecycle.resume(pk, ORIGIN)), "`run` carries it out again"),
+        (paused_on_the_way_back, "async_migrations run"),
+        (going_back, "`run` carries it out again"),
     ],
     ids=["in line", "paused", "cancelled", "held", "its database held", "paused backwards", "going backwards"],
 )

@@ -21,7 +21,14 @@ WHERE pid = %(pid)s AND application_name = %(application_name)s AND backend_star
 
 -- try_advisory_lock --
 -- Never the blocking form: a waiter holds a snapshot, and a concurrent build would wait for it for ever.
-SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0))
+SELECT pg_try_advisory_lock(hashtextextended(%(key)s, 0)) AS locked
+
+-- try_shared_lock --
+SELECT pg_try_advisory_lock_shared(hashtextextended(%(key)s, 0)) AS locked
+
+-- ancestors --
+-- The partitioned tables of which a table is a part.
+SELECT relid::oid::bigint AS oid FROM pg_partition_ancestors(%(oid)s) WHERE relid <> %(oid)s ORDER BY relid::oid
 
 -- advisory_unlock --
 SELECT pg_advisory_unlock(hashtextextended(%(key)s, 0))
@@ -170,14 +177,11 @@ SELECT n.nspname AS schema FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = 
 WHERE c.oid = to_regclass(%(name)s)
 
 -- tables_of --
--- The tables that are meant by names of tables or of indexes, with their partitions, and how large each is.
-SELECT DISTINCT t.oid::bigint AS oid, pg_table_size(t.oid) AS bytes
+-- The tables that are meant by names of tables or of indexes, and how large each is.
+SELECT DISTINCT coalesce(i.indrelid, c.oid) AS oid, pg_table_size(coalesce(i.indrelid, c.oid)) AS bytes
 FROM unnest(%(names)s::text[]) AS name
 JOIN pg_class AS c ON c.oid = to_regclass(name)
 LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
-CROSS JOIN LATERAL (
-    SELECT coalesce(i.indrelid, c.oid) AS oid UNION SELECT relid FROM pg_partition_tree(coalesce(i.indrelid, c.oid))
-) AS t
 ORDER BY oid
 
 -- blockers --
@@ -205,29 +209,47 @@ WHERE i.indexrelid = to_regclass(%(name)s)
 ORDER BY k.at
 
 -- reindexed --
--- What a REINDEX CONCURRENTLY of these tables left behind and nobody works on: it outlives a later success.
-SELECT n.nspname AS schema, c.relname AS name
+-- What a REINDEX CONCURRENTLY of these tables or their partitions left behind: it outlives a later success. `busy`: others
+-- may be at work on it, since they hold SHARE UPDATE EXCLUSIVE on the table, but for VACUUM and ANALYZE.
+WITH meant AS (
+    SELECT t.oid, t.reltoastrelid
+    FROM pg_class AS t
+    WHERE t.oid IN (SELECT unnest(%(tables)s::oid[]) UNION SELECT relid FROM unnest(%(tables)s::oid[]) AS p, pg_partition_tree(p))
+)
+SELECT n.nspname AS schema, c.relname AS name, EXISTS (
+    SELECT FROM pg_locks AS l
+    WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND l.relation IN (meant.oid, meant.reltoastrelid, c.oid) AND l.pid <> pg_backend_pid()
+      AND l.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze)
+) AS busy
 FROM pg_index AS i
+JOIN meant ON i.indrelid IN (meant.oid, meant.reltoastrelid)
 JOIN pg_class AS c ON c.oid = i.indexrelid
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 WHERE NOT i.indisvalid AND c.relname ~ '_cc(new|old)[0-9]*$'
-  AND (i.indrelid = ANY (%(tables)s)
-       OR i.indrelid IN (SELECT t.reltoastrelid FROM pg_class AS t WHERE t.oid = ANY (%(tables)s)))
-  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE c.oid = p.index_relid AND p.pid <> pg_backend_pid())
 
 -- skipped_by_reindex --
--- INVALID indexes of these tables: REINDEX CONCURRENTLY of a table leaves them as they are, with a warning.
+-- INVALID indexes of these tables and their partitions: REINDEX CONCURRENTLY of a table leaves them as they are, with a
+-- warning. Not those that somebody may be building on a partition, of which it is through.
 SELECT c.oid::regclass::text AS name
 FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
-WHERE NOT i.indisvalid AND i.indrelid = ANY (%(tables)s) AND c.relkind = 'i' AND c.relname !~ '_cc(new|old)[0-9]*$'
+WHERE NOT i.indisvalid AND c.relkind = 'i' AND c.relname !~ '_cc(new|old)[0-9]*$'
+  AND i.indrelid IN (SELECT unnest(%(tables)s::oid[]) UNION SELECT relid FROM unnest(%(tables)s::oid[]) AS p, pg_partition_tree(p))
+  AND NOT EXISTS (
+      SELECT FROM pg_locks AS l
+      WHERE l.locktype = 'relation' AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted AND l.relation = i.indrelid
+        AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND l.pid <> pg_backend_pid()
+        AND l.pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze)
+  )
 ORDER BY 1
 
 -- not_maintained --
--- Tables that VACUUM and ANALYZE of this role would skip, with a warning.
+-- Tables that VACUUM and ANALYZE of this role would skip, with a warning; of these tables and their partitions.
 SELECT c.oid::regclass::text AS name
 FROM pg_class AS c
-WHERE c.oid = ANY (%(tables)s)
+WHERE c.oid IN (SELECT unnest(%(tables)s::oid[]) UNION SELECT relid FROM unnest(%(tables)s::oid[]) AS p, pg_partition_tree(p))
   AND NOT pg_has_role(c.relowner, 'USAGE')
   AND NOT pg_has_role((SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE')
   AND NOT CASE WHEN current_setting('server_version_num')::int >= 170000
