@@ -14,7 +14,7 @@ _memory = Path("/dev/shm")  # noqa: S108 - a worker's heartbeat file must not wa
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 timeout = 60  # seconds
 graceful_timeout = 5  # seconds; whoever waits for news asks again
-keepalive = 5  # seconds
+keepalive = 15  # seconds, longer than who polls is told to rest
 control_socket_disable = True  # nobody needs another door, nor a socket left behind in the home directory
 logconfig_dict = {
     **LOGGING,

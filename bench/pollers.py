@@ -19,7 +19,7 @@ from .outcome import Bound, Outcome
 from .wrk import Load, load
 
 SHORT = 4  # connections
-FIRST = 4  # seconds, the longest that a poller is told to rest
+FIRST = 6  # seconds, the longest that a poller is told to rest
 P99_BOUND = 2
 
 _RESTING = "function delay() return 50 end"

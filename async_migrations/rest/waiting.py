@@ -22,7 +22,7 @@ from rest_framework.request import Request
 from ..conf import conf
 
 LONGEST = 30  # seconds
-SPREAD = 2  # seconds
+SPREAD = 4  # seconds
 _INTERVAL = 0.25  # seconds
 _SECONDS = re.compile(r'("?)(?P<digits>[0-9]+)\1')
 
