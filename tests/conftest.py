@@ -181,7 +181,10 @@ def api(shared_api: Process, token: Callable[..., str]) -> Iterator[Callable[...
 
         def make(role: str | None = "operator", *, at: Process | None = None, **options: Any) -> httpx.Client:
             headers = {"Authorization": f"Bearer {token(role, **options)}"} if role else {}
-            return stack.enter_context(httpx.Client(base_url=(at or shared_api).url, headers=headers, timeout=40))
+            # Else a thread closes what seems to be one too many, though another has just taken it.
+            all_kept = httpx.Limits(max_connections=100, max_keepalive_connections=None)
+            url = (at or shared_api).url
+            return stack.enter_context(httpx.Client(base_url=url, headers=headers, timeout=40, limits=all_kept))
 
         yield make
 
