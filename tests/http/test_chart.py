@@ -127,7 +127,7 @@ def test_many_points_take_as_many_queries_as_few(browser, curve):
     many = curve(*(rows(at, at * 10) for at in range(0, 400, 2)), kind="backfill", database="second")
     for path in ("/migrations/{}", "/migrations/{}/chart"):
         of_few, of_many = path.format(few.pk), path.format(many.pk)
-        for each in (of_few, of_many):  # What is looked for once in a process, or until something happens, is there then.
+        for each in (of_few, of_many):  # What is kept in the process, or until something happens, is made then.
             queries(each)
         assert queries(of_few) == queries(of_many) <= 9
 
