@@ -272,6 +272,10 @@ def test_200_at_once_act_once(api, control):
     assert ask(0) == (202, "true", acted)
 
 
+def nobody_renews():
+    return not [thread for thread in threading.enumerate() if thread.name.startswith("reservation-")]
+
+
 def test_who_is_still_at_work_is_not_overtaken(control, token, monkeypatch):
     """
     Given a request that waits for the row for longer than a reservation counts
@@ -298,7 +302,7 @@ def test_who_is_still_at_work_is_not_overtaken(control, token, monkeypatch):
         answer = first.result()
     again = post(client, row, "k-1")
     assert (answer.status_code, again[REPLAYED], again.content) == (202, "true", answer.content)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reservation-")]
+    eventually(nobody_renews, what="nobody renews it any more")
 
 
 def test_a_killed_web_server_leaves_nothing_that_lasts(api, start_api, token, control):
