@@ -98,10 +98,9 @@ def _left_by_orphan(attempt: Attempt, session: Session) -> Index | None:
             session.execute(statement.text)
         elif statement.number > len(done):
             if statement.reindexes:
-                attempt.reindexed = list(verify.tables_of(session, statement.relations))
+                attempt.reindexed += verify.tables_of(session, statement.relations)
             elif statement.digest == begun and statement.effect is Effect.CATALOGUE:
                 return verify.qualified(session, statement.indexes[0])
-            break
     return None
 
 

@@ -232,14 +232,15 @@ def test_a_cancel_removes_what_the_reindex_of_another_attempt_leaves(migration, 
     assert "leftover_removed" in kinds(row)
 
 
-def test_a_cancel_finds_what_was_begun_although_the_file_was_shortened(migration) -> None:
+@pytest.mark.parametrize("now", [BUILD, f"SELECT 3; {BUILD}"])
+def test_a_cancel_finds_what_was_begun_although_the_file_was_changed(migration, now) -> None:
     row = migration(f"SELECT 1; SELECT 2; {BUILD}")
     lease = claimed(row)
     with Session("default", "earlier") as session:
         begin(session, lease, BUILD)
         done = [statement.digest for statement in parse("SELECT 1; SELECT 2")]
         session.change("mark_done", name=row.name, token=str(lease.token), done=done)
-    lifecycle.rows().filter(pk=row.pk).update(sql_forwards=BUILD)
+    lifecycle.rows().filter(pk=row.pk).update(sql_forwards=now)
     with orphan(lease, BUILD):
         lose(lease)
         lifecycle.cancel(row.pk, Origin("test"))
